@@ -1,0 +1,98 @@
+//! An HTTP/1.1 server with limits, for an axum router.
+//!
+//! `axum::serve` bounds neither the number of connections nor the wait for a request's head, and
+//! its graceful shutdown waits for ever for a client that stalls in the middle of one. This is the
+//! same loop over hyper with those three bounds, each named below.
+
+use axum::Router;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Connections served at once; more wait in the listener's backlog.
+pub const CONNECTIONS_MAX: usize = 1024;
+/// The wait for a request's head to be complete, on an idle connection too.
+pub const HEAD_WAIT_MAX: Duration = Duration::from_secs(30);
+/// The wait for requests in hand at shutdown.
+pub const DRAIN_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Bytes of a request's head; a longer one is answered 431.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// The pause after an `accept` that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `router` until `shutdown`, then finishes the requests in hand, for at most [`DRAIN_WAIT_MAX`].
+pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = GracefulShutdown::new();
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT_MAX).max_buf_size(HEAD_BYTES_MAX);
+
+    while let Some(stream) = accept(&listener, &shutdown).await {
+        let Some(slot) = shutdown.run_until_cancelled(slots.clone().acquire_owned()).await else { break };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = connections.watch(server.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "http connection ended");
+            }
+            drop(slot);
+        });
+    }
+
+    drop(listener);
+    if tokio::time::timeout(DRAIN_WAIT_MAX, connections.shutdown()).await.is_err() {
+        warn!(waited = ?DRAIN_WAIT_MAX, "http clients still have requests open, closing them");
+    }
+}
+
+/// The next connection; `None` at shutdown.
+async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<TcpStream> {
+    loop {
+        match shutdown.run_until_cancelled(listener.accept()).await? {
+            Ok((stream, _)) => {
+                // Answers are small: waiting for more to send only delays them.
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(%error, "cannot set TCP_NODELAY");
+                }
+                return Some(stream);
+            }
+            Err(error) if is_of_one_connection(&error) => debug!(%error, "http client left before it was accepted"),
+            Err(error) => {
+                warn!(%error, "cannot accept http connections, trying again");
+                shutdown.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await?;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Routes GET, and only GET, to `handler`: axum's own `get` answers HEAD as well.
+pub fn get_only<H, T, S>(handler: H) -> MethodRouter<S>
+where
+    H: axum::handler::Handler<T, S>,
+    T: 'static,
+    S: Clone + Send + Sync + 'static,
+{
+    get(handler).head(method_not_allowed).fallback(method_not_allowed)
+}
+
+async fn method_not_allowed() -> Response {
+    let mut response = (StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n").into_response();
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    response
+}

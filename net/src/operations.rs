@@ -1,0 +1,52 @@
+//! What a daemon tells those who run it, over HTTP: `/livez`, `/readyz`, `/healthz`, `/metrics`.
+
+use crate::http::get_only;
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+
+/// The text format that `/metrics` speaks: OpenMetrics 1.0, which Prometheus and its kin read.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A daemon that can be asked how it is.
+pub trait Operable: Send + Sync + 'static {
+    /// Whether it does its whole work now; if not, one line for each reason.
+    fn readiness(&self) -> Result<(), Vec<String>>;
+
+    /// Its metrics, read as they are at this moment.
+    fn metrics(&self) -> &Registry;
+}
+
+/// The routes: `/livez` is 200 while the process answers at all, `/readyz` (also as `/healthz`) is
+/// 200 or 503 with the reasons, `/metrics` the counters.
+pub fn routes<D: Operable>(daemon: Arc<D>) -> Router {
+    let readyz = {
+        let daemon = daemon.clone();
+        move || async move { readiness(&*daemon) }
+    };
+    Router::new()
+        .route("/livez", get_only(async || "live\n"))
+        .route("/readyz", get_only(readyz.clone()))
+        .route("/healthz", get_only(readyz))
+        .route("/metrics", get_only(move || async move { metrics(&*daemon) }))
+}
+
+fn readiness(daemon: &impl Operable) -> Response {
+    match daemon.readiness() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reasons) => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response(),
+    }
+}
+
+fn metrics(daemon: &impl Operable) -> Response {
+    let mut text = String::new();
+    match encode(&mut text, daemon.metrics()) {
+        Ok(()) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}\n")).into_response()
+        }
+    }
+}

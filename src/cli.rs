@@ -1,0 +1,295 @@
+//! The command line: its options, their environment variables, and what they say of themselves.
+//!
+//! An option's value comes from the flag, else the environment, else the file of `--config`, else
+//! the default. The variable is the command's name and the option's: `PUBLISHER_HTTP`.
+
+use crate::config::{ConfigError, ConfigFile};
+use clap::builder::{PossibleValuesParser, Resettable, TypedValueParser};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use hyper::Uri;
+use net::{Endpoint, HostPort};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+use subscriber::{Format, PlainSource};
+
+/// The command that runs if none is named.
+const DEFAULT_COMMAND: &str = "up";
+/// Options of `up` that are another command's, and have its variable.
+const BORROWED: [(&str, &str); 2] = [("http", "PUBLISHER_HTTP"), ("format", "SUBSCRIBER_FORMAT")];
+
+/// A log pipeline over ZeroMQ PUB/SUB, without a broker.
+///
+/// A small HTTP service answers and publishes every answer; subscribers stamp what is published
+/// with the time and append it to rotating log files.
+#[derive(Debug, Parser)]
+#[command(name = "downpipe", version, arg_required_else_help = false)]
+#[command(after_help = "Without a command, `up` runs. `downpipe COMMAND --help` is the reference of its options.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Parsed,
+}
+
+#[derive(Debug, Subcommand)]
+enum Parsed {
+    /// Run a publisher and a subscriber in one process (the default)
+    ///
+    /// Data lies under ./data. Options of the two that are not listed here are taken from their
+    /// variables, PUBLISHER_… and SUBSCRIBER_…, and from the tables [publisher] and [subscriber]
+    /// of the configuration file.
+    Up(UpArgs),
+    /// Run the HTTP service that answers and publishes
+    Publisher(PublisherArgs),
+    /// Run the daemon that writes the log
+    Subscriber(SubscriberArgs),
+    /// Ask a running daemon whether it is ready; exit 0 if it is
+    Health(HealthArgs),
+}
+
+/// What to run, with every option resolved.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Up { diagnostics: DiagnosticsArgs, publisher: PublisherArgs, subscriber: SubscriberArgs },
+    Publisher(PublisherArgs),
+    Subscriber(SubscriberArgs),
+    Health(HealthArgs),
+}
+
+#[derive(Debug, Args)]
+struct UpArgs {
+    /// Folder of the log
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    data: PathBuf,
+    /// Where HTTP listens [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "HOST:PORT")]
+    http: Option<HostPort>,
+    /// How a line of the log looks [default: text]
+    #[arg(long, value_parser = format_parser())]
+    format: Option<Format>,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    diagnostics: DiagnosticsArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PublisherArgs {
+    /// Where HTTP listens; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
+    pub(crate) http: HostPort,
+    /// Where the plain feed listens: PUB, one frame a message, the text itself
+    #[arg(long, value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:4444")]
+    pub(crate) plain: Endpoint,
+    /// What may wait in memory for slow subscribers; beyond it messages of the plain feed are dropped and counted
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = size::<{ publisher::LIVE_BUDGET_BYTES_MIN }>)]
+    pub(crate) live_budget: u64,
+    /// How long a subscriber may take nothing before it is cut off
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = peer_timeout)]
+    pub(crate) peer_timeout: Duration,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) diagnostics: DiagnosticsArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubscriberArgs {
+    /// A PUB socket to follow, best effort; may be repeated or a comma list
+    #[arg(long, value_name = "[NAME=]ENDPOINT", default_value = "tcp://127.0.0.1:4444", value_delimiter = ',')]
+    pub(crate) plain: Vec<PlainSource>,
+    /// The current file of the log; full ones are numbered beside it
+    #[arg(long, value_name = "FILE", default_value = "data/subscriber.log")]
+    pub(crate) log: PathBuf,
+    /// Where HTTP listens, for health and metrics; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5001")]
+    pub(crate) http: HostPort,
+    /// How a line of the log looks
+    #[arg(long, default_value = "text", value_parser = format_parser())]
+    pub(crate) format: Format,
+    /// When a file of the log is full
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size::<{ subscriber::ROTATE_BYTES_MIN }>)]
+    pub(crate) rotate_size: u64,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) diagnostics: DiagnosticsArgs,
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// TOML file with tables [up], [publisher] and [subscriber]; keys are the long options
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiagnosticsArgs {
+    /// Write the daemon's own messages also to daily files in this folder
+    #[arg(long = "diagnostics", value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+    /// How the daemon's own messages look; RUST_LOG says which
+    #[arg(long = "diagnostics-format", value_name = "FORMAT", default_value = "text")]
+    pub(crate) diagnostics_format: DiagnosticsFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DiagnosticsFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// The daemon to ask; no path means /readyz
+    #[arg(value_name = "URL", default_value = "http://127.0.0.1:5000", value_parser = http_url)]
+    pub(crate) url: Uri,
+}
+
+fn format_parser() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(["text", "json", "article"]).try_map(|name| name.parse::<Format>())
+}
+
+fn size<const MIN: u64>(text: &str) -> Result<u64, String> {
+    let bytes = text.parse::<bytesize::ByteSize>()?.as_u64();
+    if bytes < MIN {
+        return Err(format!("less than the {MIN} bytes it takes at least"));
+    }
+    Ok(bytes)
+}
+
+fn peer_timeout(text: &str) -> Result<Duration, String> {
+    let time = text.parse::<humantime::Duration>().map_err(|error| error.to_string())?;
+    if !(1..=3600).contains(&time.as_secs()) {
+        return Err("not between 1s and 1h".to_owned());
+    }
+    Ok(*time)
+}
+
+fn http_url(text: &str) -> Result<Uri, String> {
+    let url: Uri = text.parse().map_err(|error| format!("{error}"))?;
+    if url.scheme_str() != Some("http") || url.host().is_none() {
+        return Err("not a URL like http://127.0.0.1:5000".to_owned());
+    }
+    Ok(url)
+}
+
+/// Why the process cannot know what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UsageError {
+    #[error(transparent)]
+    CommandLine(#[from] clap::Error),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+impl UsageError {
+    /// Says what is wrong and exits with 2; help and version, which come this way too, with 0.
+    pub(crate) fn exit(self) -> ! {
+        match self {
+            Self::CommandLine(error) => error.exit(),
+            Self::Config(error) => {
+                eprintln!("downpipe: {error}");
+                std::process::exit(2)
+            }
+        }
+    }
+}
+
+/// Reads the command line, with the environment and the configuration file behind it.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let args = with_default_command(args.into_iter().collect());
+    let bare = Cli::command();
+    let matches = with_environment(bare.clone()).try_get_matches_from(&args)?;
+    let path = matches.subcommand().and_then(|(_, options)| options.try_get_one::<PathBuf>("config").ok().flatten());
+    let file = path.map(|path| ConfigFile::read(path, &bare)).transpose()?.unwrap_or_default();
+
+    Ok(match resolve(&file, bare.clone(), &args)? {
+        Parsed::Up(args) => up(args, &file, bare)?,
+        Parsed::Publisher(args) => Command::Publisher(args),
+        Parsed::Subscriber(args) => Command::Subscriber(args),
+        Parsed::Health(args) => Command::Health(args),
+    })
+}
+
+fn resolve(file: &ConfigFile, bare: clap::Command, args: &[OsString]) -> Result<Parsed, clap::Error> {
+    let matches = with_environment(file.layer(bare)).try_get_matches_from(args)?;
+    Ok(Cli::from_arg_matches(&matches)?.command)
+}
+
+/// `up` is the two other commands, as their variables and tables have them, under what it was given itself.
+fn up(args: UpArgs, file: &ConfigFile, bare: clap::Command) -> Result<Command, clap::Error> {
+    let log = args.data.join("subscriber.log").into_os_string();
+    let bare = bare.mut_subcommand("subscriber", |subscriber| {
+        subscriber
+            .mut_arg("log", |arg| arg.default_value(log))
+            // Its own publisher it follows anyway; these are others.
+            .mut_arg("plain", |arg| arg.default_value(Resettable::Reset))
+    });
+    let parse = |name: &str| resolve(file, bare.clone(), &["downpipe".into(), name.into()]);
+    let (Parsed::Publisher(mut publisher), Parsed::Subscriber(mut subscriber)) =
+        (parse("publisher")?, parse("subscriber")?)
+    else {
+        unreachable!("a command line that names a command parses as that command")
+    };
+    publisher.http = args.http.unwrap_or(publisher.http);
+    subscriber.format = args.format.unwrap_or(subscriber.format);
+    Ok(Command::Up { diagnostics: args.diagnostics, publisher, subscriber })
+}
+
+/// Puts [`DEFAULT_COMMAND`] in front of the options if no command stands there.
+fn with_default_command(mut args: Vec<OsString>) -> Vec<OsString> {
+    let is_help = |arg: &OsString| ["-h", "--help", "-V", "--version"].iter().any(|help| arg == help);
+    let is_option = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-") && !is_help(arg);
+    if args.get(1).is_none_or(is_option) {
+        args.insert(1.min(args.len()), DEFAULT_COMMAND.into());
+    }
+    args
+}
+
+/// Gives every option its variable.
+fn with_environment(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(|subcommand| {
+        let prefix = subcommand.get_name().to_uppercase();
+        subcommand.mut_args(|arg| {
+            let Some(option) = arg.get_long().filter(|&option| option != "help") else { return arg };
+            let borrowed = BORROWED.iter().find(|(name, _)| prefix == "UP" && *name == option);
+            let variable = match borrowed {
+                Some((_, variable)) => (*variable).to_owned(),
+                None => format!("{prefix}_{}", option.to_uppercase().replace('-', "_")),
+            };
+            arg.env(variable).hide_env_values(true)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        with_environment(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_options_are_those_of_up() {
+        let completed = |line: &str| {
+            let args = with_default_command(line.split(' ').map(OsString::from).collect());
+            args.join(&OsString::from(" ")).into_string().unwrap()
+        };
+        assert_eq!(completed("downpipe"), "downpipe up");
+        assert_eq!(completed("downpipe --data x"), "downpipe up --data x");
+        for complete in ["downpipe publisher --http :0", "downpipe --help", "downpipe -V", "downpipe nonsense"] {
+            assert_eq!(completed(complete), complete);
+        }
+    }
+
+    #[test]
+    fn a_size_and_a_time_have_limits() {
+        assert_eq!(size::<1024>("1KiB"), Ok(1024));
+        assert!(size::<1024>("1023").unwrap_err().contains("1024"));
+        assert!(size::<1024>("many").is_err());
+        assert_eq!(peer_timeout("90s"), Ok(Duration::from_secs(90)));
+        assert!(peer_timeout("999ms").is_err() && peer_timeout("2h").is_err() && peer_timeout("soon").is_err());
+    }
+}

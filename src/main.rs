@@ -1,0 +1,29 @@
+//! `downpipe`, the one binary: command line, signals and exit codes. The work is in the member crates.
+//!
+//! Exit codes: 0 done, 1 it could not be done, 2 the command line, the environment or the
+//! configuration file is wrong.
+
+mod cli;
+mod config;
+mod diagnostics;
+mod health;
+mod run;
+mod shutdown;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(error) => error.exit(),
+    };
+    match run::run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A closed stderr is no reason to panic.
+            let _ = writeln!(std::io::stderr(), "downpipe: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The subscriber: a daemon that stamps the messages of its sources with the time and appends them
+//! to a log that rotates.
+//!
+//! [`Subscriber::open`] takes the log and the HTTP address, [`Subscriber::run`] follows the sources
+//! until it is told to stop. Each source has a task, the log has one thread, and between them is a
+//! queue with a bound: a slow disk holds the sources back, and TCP their publishers.
+
+mod http;
+mod log;
+mod metrics;
+mod source;
+
+pub use crate::log::file::{LogError, ROTATE_BYTES_MIN};
+pub use crate::log::format::{Format, UnknownFormat};
+pub use crate::log::writer::WriterError;
+pub use crate::source::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX, PlainSource, SourceError};
+
+use crate::http::Status;
+use crate::log::file::LogFile;
+use crate::log::format::Renderer;
+use crate::log::writer::{Queue, Writer};
+use crate::metrics::Metrics;
+use crate::source::{Follower, Link};
+use net::{Endpoint, HostPort, ListenError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Sources that one subscriber follows: each holds a connection with its buffers.
+pub const SOURCES_MAX: usize = 256;
+/// The wait at shutdown for sources to be read to their end.
+const SOURCES_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// What a subscriber needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Whom to follow: at most [`SOURCES_MAX`], each endpoint once.
+    pub plain: Vec<PlainSource>,
+    /// The current file of the log.
+    pub log: PathBuf,
+    /// Where HTTP listens.
+    pub http: HostPort,
+    /// How a line looks.
+    pub format: Format,
+    /// Bytes after which a file is full, at least [`ROTATE_BYTES_MIN`].
+    pub rotate_bytes: u64,
+}
+
+/// Why a subscriber did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Two sources are one, and would write every message twice.
+    #[error("the plain source {0} is given twice, which would write its messages twice")]
+    SourceTwice(Endpoint),
+    /// More sources than one subscriber follows.
+    #[error("{0} plain sources are given, more than {SOURCES_MAX}")]
+    TooManySources(usize),
+    /// The log cannot be had.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The HTTP address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A bound socket cannot be set up.
+    #[error("cannot set up the socket of {address}: {source}")]
+    Setup {
+        /// The address as it was given.
+        address: HostPort,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The log's thread cannot be had.
+    #[error(transparent)]
+    Writer(#[from] WriterError),
+}
+
+/// A subscriber that holds its log and listens, but follows nobody yet.
+pub struct Subscriber {
+    http: TcpListener,
+    http_address: SocketAddr,
+    writer: Writer,
+    queue: Queue,
+    followers: Vec<(PlainSource, watch::Sender<Link>)>,
+    status: Arc<Status>,
+}
+
+impl Subscriber {
+    /// Takes the log and its lock, and binds the HTTP address.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; each names the path or the address.
+    pub fn open(config: Config) -> Result<Self, OpenError> {
+        check_sources(&config.plain)?;
+        let metrics = Metrics::new();
+        let log = LogFile::open(&config.log, config.rotate_bytes, metrics.rotations.clone())?;
+
+        let setup = |source| OpenError::Setup { address: config.http.clone(), source };
+        let http = net::listen(&config.http)?;
+        let http_address = http.local_addr().map_err(setup)?;
+        let http = TcpListener::from_std(http).map_err(setup)?;
+
+        let (queue, writer) = Writer::start(log, Renderer::new(config.format), metrics.written.clone())?;
+        let new_link = || watch::Sender::new(Link::Waiting("not connected yet".to_owned()));
+        let followers: Vec<_> = config.plain.into_iter().map(|source| (source, new_link())).collect();
+        let links = followers.iter().map(|(source, link)| (source.clone(), link.subscribe())).collect();
+        let status = Arc::new(Status { links, failing: writer.failing(), metrics });
+        Ok(Self { http, http_address, writer, queue, followers, status })
+    }
+
+    /// Where HTTP listens, port 0 resolved.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// Waits, once the subscriber runs, until the source at `endpoint` is connected. For ever, if it has none there.
+    pub fn connected(&self, endpoint: &Endpoint) -> impl Future<Output = ()> + Send + use<> {
+        let link = self.status.links.iter().find(|(source, _)| source.endpoint() == endpoint);
+        let link = link.map(|(_, link)| link.clone());
+        async move {
+            let Some(mut link) = link else { return std::future::pending().await };
+            if link.wait_for(|link| *link == Link::Connected).await.is_err() {
+                // The subscriber stopped before it was connected.
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Follows the sources until `shutdown`; then reads what they have received, writes and syncs
+    /// it, each within its bound.
+    ///
+    /// # Errors
+    /// Not all that was received is on the disk.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), WriterError> {
+        let shutdown = shutdown.child_token();
+        let mut sources = JoinSet::new();
+        for (source, link) in self.followers {
+            let metrics = self.status.metrics.source(source.name());
+            let (queue, shutdown) = (self.queue.clone(), shutdown.clone());
+            sources.spawn(Follower { source, queue, link, metrics, shutdown }.run());
+        }
+        tokio::select! {
+            () = net::http::serve(self.http, http::router(self.status), shutdown.clone()) => {}
+            // A writer that ends by itself takes the subscriber with it: nothing more could be written.
+            () = self.queue.closed() => shutdown.cancel(),
+        }
+        // From here on the queue closes when the last source has ended.
+        drop(self.queue);
+
+        let all_ended = async { while sources.join_next().await.is_some() {} };
+        if tokio::time::timeout(SOURCES_WAIT_MAX, all_ended).await.is_err() {
+            warn!(waited = ?SOURCES_WAIT_MAX, "sources cannot be read to their end, dropping them");
+            sources.shutdown().await;
+        }
+        let finished = self.writer.finish().await;
+        info!("subscriber stopped");
+        finished
+    }
+}
+
+fn check_sources(sources: &[PlainSource]) -> Result<(), OpenError> {
+    if sources.len() > SOURCES_MAX {
+        return Err(OpenError::TooManySources(sources.len()));
+    }
+    for (index, source) in sources.iter().enumerate() {
+        if sources[..index].iter().any(|earlier| earlier.endpoint() == source.endpoint()) {
+            return Err(OpenError::SourceTwice(source.endpoint().clone()));
+        }
+    }
+    Ok(())
+}

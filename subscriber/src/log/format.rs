@@ -1,0 +1,233 @@
+//! A message as a line, in one of three formats.
+//!
+//! ```text
+//! text     2026-11-21T08:03:53.861943Z publisher-1/downcase lower case of HELLO is hello
+//! json     {"observed_timestamp":"2026-11-21T08:03:53.861943Z","source":…,"topic":…,"body":…}
+//! article  INFO:root:lower case of HELLO is hello   - 2026-11-21 08:03
+//! ```
+//!
+//! Times are those of receipt, in UTC. `article` is, byte for byte, what the Python subscriber of
+//! the article wrote, and so shows neither source nor topic.
+
+use super::escape::{Style, escape};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use std::io::Write;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// The topic of a message that names none.
+const NO_TOPIC: &[u8] = b"-";
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Time, source and topic, body: for people and for `cut`.
+    #[default]
+    Text,
+    /// One JSON object a line: for programs.
+    Json,
+    /// As the article's Python subscriber wrote it.
+    Article,
+}
+
+/// A text that names no format.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a format: text, json or article")]
+pub struct UnknownFormat(String);
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
+        match name {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            "article" => Ok(Self::Article),
+            _ => Err(UnknownFormat(name.to_owned())),
+        }
+    }
+}
+
+/// What a plain source delivered, to be written as one line.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    /// When it was received.
+    pub(crate) received: DateTime<Utc>,
+    /// The name of its source.
+    pub(crate) source: Arc<str>,
+    /// Its frames. Of two, the first is the topic; any other number is all body, joined with spaces.
+    pub(crate) frames: Vec<Bytes>,
+}
+
+impl Message {
+    fn topic_and_body(&self) -> (&[u8], &[Bytes]) {
+        match self.frames.as_slice() {
+            [topic, _] if !topic.is_empty() => (topic, &self.frames[1..]),
+            [_, _] => (NO_TOPIC, &self.frames[1..]),
+            frames => (NO_TOPIC, frames),
+        }
+    }
+
+    /// The bytes of all frames.
+    pub(crate) fn bytes(&self) -> usize {
+        self.frames.iter().map(Bytes::len).sum()
+    }
+}
+
+/// Renders messages in one format. It keeps the last second it wrote: messages come in bursts.
+pub(crate) struct Renderer {
+    format: Format,
+    second: i64,
+    second_text: String,
+}
+
+impl Renderer {
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format, second: i64::MIN, second_text: String::new() }
+    }
+
+    /// Appends the message to `out`, as one line with its newline.
+    pub(crate) fn render(&mut self, message: &Message, out: &mut Vec<u8>) {
+        let (topic, body) = message.topic_and_body();
+        match self.format {
+            Format::Text => {
+                self.time(message.received, out);
+                out.push(b' ');
+                escape(message.source.as_bytes(), Style::Field, out);
+                out.push(b'/');
+                escape_topic(topic, Style::Field, out);
+                out.push(b' ');
+                escape_body(body, Style::Text, out);
+            }
+            Format::Json => {
+                out.extend(b"{\"observed_timestamp\":\"");
+                self.time(message.received, out);
+                out.extend(b"\",\"source\":\"");
+                escape(message.source.as_bytes(), Style::Json, out);
+                out.extend(b"\",\"topic\":\"");
+                escape_topic(topic, Style::Json, out);
+                out.extend(b"\",\"body\":\"");
+                escape_body(body, Style::Json, out);
+                out.extend(b"\"}");
+            }
+            Format::Article => {
+                out.extend(b"INFO:root:");
+                escape_body(body, Style::Article, out);
+                out.extend(b"   - ");
+                self.minute(message.received, out);
+            }
+        }
+        out.push(b'\n');
+    }
+
+    /// RFC 3339 with microseconds, in UTC.
+    fn time(&mut self, time: DateTime<Utc>, out: &mut Vec<u8>) {
+        self.keep_second(time);
+        out.extend_from_slice(self.second_text.as_bytes());
+        // A leap second counts on past 999,999.
+        write!(out, ".{:06}Z", time.timestamp_subsec_micros().min(999_999)).expect("a vector can be written to");
+    }
+
+    fn minute(&mut self, time: DateTime<Utc>, out: &mut Vec<u8>) {
+        self.keep_second(time);
+        let (date, clock) = self.second_text.split_once('T').expect("the format has a T");
+        out.extend_from_slice(date.as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(&clock.as_bytes()[..5]);
+    }
+
+    fn keep_second(&mut self, time: DateTime<Utc>) {
+        if time.timestamp() != self.second {
+            self.second = time.timestamp();
+            self.second_text = time.format("%Y-%m-%dT%H:%M:%S").to_string();
+        }
+    }
+}
+
+/// A topic that begins with `$` could pass for one of our own lines.
+fn escape_topic(topic: &[u8], style: Style, out: &mut Vec<u8>) {
+    let topic = match topic.strip_prefix(b"$") {
+        Some(rest) => {
+            out.extend_from_slice(if style == Style::Json { b"\\u0024" } else { b"\\x24" });
+            rest
+        }
+        None => topic,
+    };
+    escape(topic, style, out);
+}
+
+fn escape_body(frames: &[Bytes], style: Style, out: &mut Vec<u8>) {
+    for (index, frame) in frames.iter().enumerate() {
+        if index > 0 {
+            out.push(b' ');
+        }
+        escape(frame, style, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(format: Format, frames: &[&'static [u8]]) -> String {
+        let message = Message {
+            received: "2026-11-21T08:03:53.000043Z".parse().unwrap(),
+            source: "pub 1/a".into(),
+            frames: frames.iter().map(|frame| Bytes::from_static(frame)).collect(),
+        };
+        let mut out = Vec::new();
+        Renderer::new(format).render(&message, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_formats_are_as_documented() {
+        let frames: &[&[u8]] = &[b"downcase", b"lower case of \"A\\\" is \"a\\\""];
+        assert_eq!(
+            rendered(Format::Text, frames),
+            "2026-11-21T08:03:53.000043Z pub\\x201\\x2fa/downcase lower case of \"A\\\\\" is \"a\\\\\"\n"
+        );
+        assert_eq!(
+            rendered(Format::Json, frames),
+            "{\"observed_timestamp\":\"2026-11-21T08:03:53.000043Z\",\"source\":\"pub 1/a\",\"topic\":\"downcase\",\
+             \"body\":\"lower case of \\\"A\\\\\\\" is \\\"a\\\\\\\"\"}\n"
+        );
+        assert_eq!(
+            rendered(Format::Article, frames),
+            "INFO:root:lower case of \"A\\\" is \"a\\\"   - 2026-11-21 08:03\n"
+        );
+    }
+
+    #[test]
+    fn the_first_of_two_frames_is_the_topic_and_no_other() {
+        let text = |frames| rendered(Format::Text, frames).split_once('a').unwrap().1.to_owned();
+        assert_eq!(text(&[b"body"]), "/- body\n");
+        assert_eq!(text(&[b"t", b"body"]), "/t body\n");
+        assert_eq!(text(&[b"", b"body"]), "/- body\n");
+        assert_eq!(text(&[b"x", b"y", b"", b"z"]), "/- x y  z\n");
+        assert_eq!(text(&[b""]), "/- \n");
+    }
+
+    #[test]
+    fn a_foreign_topic_cannot_pass_for_ours() {
+        assert!(rendered(Format::Text, &[b"$downpipe/lost a", b"b"]).ends_with("/\\x24downpipe\\x2flost\\x20a b\n"));
+        assert!(rendered(Format::Json, &[b"$lost", b"b"]).contains(r#""topic":"\u0024lost""#));
+    }
+
+    #[test]
+    fn each_message_has_its_own_time() {
+        let mut renderer = Renderer::new(Format::Text);
+        let mut out = Vec::new();
+        for time in ["2026-12-31T23:59:59.999999Z", "2027-01-01T00:00:00Z", "2026-12-31T23:59:59.5Z"] {
+            let received = time.parse().unwrap();
+            renderer.render(&Message { received, source: "s".into(), frames: vec![Bytes::new()] }, &mut out);
+        }
+        let text = String::from_utf8(out).unwrap();
+        let times: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(
+            times,
+            ["2026-12-31T23:59:59.999999Z", "2027-01-01T00:00:00.000000Z", "2026-12-31T23:59:59.500000Z"]
+        );
+    }
+}

@@ -1,0 +1,347 @@
+//! A plain source: one SUB socket on any PUB socket, for as long as it takes.
+//!
+//! The crate's SUB reconnects by itself, but its greeting on reconnect has no timeout and outlives
+//! the socket. So this supervises: at the first sign of a lost connection the socket is dropped and
+//! a new one made, with a timeout, the name resolved anew, and a back-off of our own.
+//!
+//! PUB/SUB has no heartbeat that every publisher answers, and a publisher that vanishes without a
+//! word leaves a connection that is silent for ever. So a silent one is tested: the name is
+//! resolved again (did the publisher move?), and a subscription to a prefix that nobody publishes
+//! is made and taken back (TCP then finds out whether anybody is there).
+
+use crate::log::format::Message;
+use crate::log::writer::Queue;
+use crate::metrics::SourceMetrics;
+use bytes::Bytes;
+use chrono::Utc;
+use futures_util::future::select_ok;
+use futures_util::{Stream, StreamExt};
+use net::{AddressError, Endpoint};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::lookup_host;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use zeromq::{Socket, SocketEvent, SocketOptions, SocketRecv, SubSocket, ZmqError, ZmqMessage};
+
+/// The longest name of a source, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+/// The largest message that is written; a larger one is dropped, counted and warned of.
+pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// The wait for a name to be resolved.
+const RESOLVE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// The wait for a connection and its handshake.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Addresses of one name that are tried, all at once.
+const ADDRESSES_MAX: usize = 8;
+/// The pause before the first reconnect, and before the last of many; each time twice as long.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// The silence after which a connection is tested, and tested again.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The wait for that test's subscription to be sent.
+const TEST_WAIT_MAX: Duration = Duration::from_secs(2);
+/// The prefix of that subscription.
+const TEST_PREFIX: &str = "\0downpipe\0still there?";
+/// At shutdown: the silence after which a source counts as read to its end, and the longest it is read on.
+const DRAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(1500));
+
+/// Where to subscribe, and what to call it in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlainSource {
+    name: Arc<str>,
+    endpoint: Endpoint,
+}
+
+/// Why a text is not a source.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// The part after `NAME=` is no endpoint that can be connected to.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The name is empty, too long, or one of ours.
+    #[error("`{0}` cannot be the name of a source: it takes 1 to {NAME_BYTES_MAX} bytes and does not begin with `$`")]
+    Name(String),
+}
+
+impl PlainSource {
+    /// A source called by its address.
+    pub fn at(endpoint: Endpoint) -> Self {
+        Self { name: endpoint.address().to_string().into(), endpoint }
+    }
+
+    /// What it is called in the log.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where to connect.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+impl FromStr for PlainSource {
+    type Err = SourceError;
+
+    /// `[NAME=]tcp://HOST:PORT`
+    fn from_str(text: &str) -> Result<Self, SourceError> {
+        let Some((name, endpoint)) = text.split_once('=') else {
+            return Ok(Self::at(text.parse::<Endpoint>()?.connectable()?));
+        };
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.starts_with('$') {
+            return Err(SourceError::Name(name.to_owned()));
+        }
+        Ok(Self { name: name.into(), endpoint: endpoint.parse::<Endpoint>()?.connectable()? })
+    }
+}
+
+impl fmt::Display for PlainSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self.name == self.endpoint.address().to_string() {
+            return write!(f, "{}", self.endpoint);
+        }
+        write!(f, "{}={}", self.name, self.endpoint)
+    }
+}
+
+/// Whether a source is connected, and if not, why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Link {
+    Connected,
+    Waiting(String),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("cannot resolve the name: {0}")]
+    Resolve(io::Error),
+    #[error("the name has no address")]
+    NoAddress,
+    #[error("{0}")]
+    Socket(#[from] ZmqError),
+}
+
+/// How a connection ended.
+enum End {
+    Shutdown,
+    Lost(String),
+}
+
+/// Follows one source into the queue until `shutdown`, and a little longer: what its socket has
+/// received by then is still read.
+pub(crate) struct Follower {
+    pub(crate) source: PlainSource,
+    pub(crate) queue: Queue,
+    pub(crate) link: watch::Sender<Link>,
+    pub(crate) metrics: SourceMetrics,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Follower {
+    pub(crate) async fn run(self) {
+        let mut pause = BACK_OFF.0;
+        loop {
+            let Some(connected) = self.shutdown.run_until_cancelled(connect(&self.source.endpoint)).await else {
+                return;
+            };
+            match connected {
+                Err(error) => self.waiting(error.to_string()),
+                Ok(connection) => {
+                    pause = BACK_OFF.0;
+                    info!(source = %self.source, address = %connection.address, "connected");
+                    self.metrics.connects.inc();
+                    self.link.send_replace(Link::Connected);
+                    match self.receive(connection).await {
+                        End::Shutdown => return,
+                        End::Lost(_) if self.shutdown.is_cancelled() => return,
+                        End::Lost(reason) => self.waiting(reason),
+                    }
+                }
+            }
+            let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+            if self.shutdown.run_until_cancelled(sleep(jittered)).await.is_none() {
+                return;
+            }
+            pause = (pause * 2).min(BACK_OFF.1);
+        }
+    }
+
+    fn waiting(&self, reason: String) {
+        let link = Link::Waiting(reason);
+        if *self.link.borrow() != link
+            && let Link::Waiting(reason) = &link
+        {
+            warn!(source = %self.source, %reason, "not connected, trying until it is");
+        }
+        self.link.send_replace(link);
+    }
+
+    async fn receive(&self, mut connection: Connection) -> End {
+        let mut test = interval_at(Instant::now() + SILENCE, SILENCE);
+        test.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent = true;
+        let mut drain = Drain::NotYet;
+        loop {
+            let message = tokio::select! {
+                // In this order: a source that never pauses must not keep the shutdown out, and what
+                // was received before a disconnect comes before it.
+                biased;
+                () = self.shutdown.cancelled(), if drain == Drain::NotYet => {
+                    drain = Drain::Until(Instant::now() + DRAIN.1);
+                    continue;
+                }
+                () = drain.over() => return End::Shutdown,
+                message = connection.socket.recv() => match message {
+                    Ok(message) => message,
+                    Err(error) => return End::Lost(error.to_string()),
+                },
+                () = disconnected(&mut connection.events) => return End::Lost("the publisher closed the connection".to_owned()),
+                _ = test.tick() => {
+                    if std::mem::replace(&mut silent, true)
+                        && let Err(reason) = connection.test(&self.source.endpoint).await
+                    {
+                        return End::Lost(reason);
+                    }
+                    continue;
+                }
+            };
+            silent = false;
+            if !self.put(message).await {
+                return End::Shutdown;
+            }
+        }
+    }
+
+    /// Queues a message. `false` if nobody writes any more.
+    async fn put(&self, message: ZmqMessage) -> bool {
+        let frames: Vec<Bytes> = message.into_vec();
+        let message = Message { received: Utc::now(), source: self.source.name.clone(), frames };
+        let bytes = message.bytes();
+        if bytes > MESSAGE_BYTES_MAX {
+            let refused = self.metrics.oversize.inc() + 1;
+            if refused.is_power_of_two() {
+                warn!(source = %self.source, bytes, limit = MESSAGE_BYTES_MAX, refused, "message too large, dropped");
+            }
+            return true;
+        }
+        self.metrics.messages.inc();
+        self.queue.put(message).await
+    }
+}
+
+/// How long to read on after the shutdown has begun.
+#[derive(PartialEq)]
+enum Drain {
+    NotYet,
+    Until(Instant),
+}
+
+impl Drain {
+    /// Waits until nothing has come for a while, or the whole time is over; before the shutdown, for ever.
+    async fn over(&self) {
+        match self {
+            Self::NotYet => std::future::pending().await,
+            Self::Until(end) => sleep_until((*end).min(Instant::now() + DRAIN.0)).await,
+        }
+    }
+}
+
+/// A SUB socket that is connected.
+struct Connection {
+    socket: SubSocket,
+    events: Events,
+    address: SocketAddr,
+}
+
+/// What the socket tells of its connection.
+type Events = Box<dyn Stream<Item = SocketEvent> + Send + Unpin>;
+
+async fn disconnected(events: &mut Events) {
+    while let Some(event) = events.next().await {
+        if matches!(event, SocketEvent::Disconnected(_)) {
+            return;
+        }
+    }
+}
+
+impl Connection {
+    /// Whether the publisher may still be there.
+    async fn test(&mut self, endpoint: &Endpoint) -> Result<(), String> {
+        // A resolver that fails says nothing about the publisher.
+        if let Ok(addresses) = resolve(endpoint).await
+            && !addresses.contains(&self.address)
+        {
+            return Err(format!("the publisher is no longer at {}", self.address));
+        }
+        let nudge = async {
+            self.socket.subscribe(TEST_PREFIX).await?;
+            self.socket.unsubscribe(TEST_PREFIX).await
+        };
+        match timeout(TEST_WAIT_MAX, nudge).await {
+            Ok(sent) => sent.map_err(|error| error.to_string()),
+            Err(_) => Err("the publisher takes no subscription".to_owned()),
+        }
+    }
+}
+
+/// Connects to the first address of the endpoint that answers.
+async fn connect(endpoint: &Endpoint) -> Result<Connection, ConnectError> {
+    let addresses = resolve(endpoint).await?;
+    if addresses.is_empty() {
+        return Err(ConnectError::NoAddress);
+    }
+    let attempts = addresses.into_iter().map(|address| Box::pin(connect_to(address)));
+    let (connection, _) = select_ok(attempts).await?;
+    Ok(connection)
+}
+
+async fn connect_to(address: SocketAddr) -> Result<Connection, ConnectError> {
+    let mut options = SocketOptions::default();
+    options.connect_timeout(CONNECT_WAIT_MAX);
+    let mut socket = SubSocket::with_options(options);
+    let events = Box::new(socket.monitor());
+    // Before the connection, so that the subscription is the first thing sent on it.
+    socket.subscribe("").await?;
+    socket.connect(&Endpoint::from(address).to_string()).await?;
+    Ok(Connection { socket, events, address })
+}
+
+async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
+    let address = endpoint.address();
+    let lookup = lookup_host((address.host(), address.port()));
+    match timeout(RESOLVE_WAIT_MAX, lookup).await {
+        Ok(Ok(addresses)) => Ok(addresses.take(ADDRESSES_MAX).collect()),
+        Ok(Err(error)) => Err(ConnectError::Resolve(error)),
+        Err(_) => Err(ConnectError::Resolve(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_called_by_its_name_or_its_address() {
+        let source: PlainSource = "tcp://publisher:4444".parse().unwrap();
+        assert_eq!((&*source.name, source.to_string()), ("publisher:4444", "tcp://publisher:4444".to_owned()));
+        let source: PlainSource = "billing eu=tcp://[::1]:4444".parse().unwrap();
+        assert_eq!((&*source.name, source.to_string()), ("billing eu", "billing eu=tcp://[::1]:4444".to_owned()));
+    }
+
+    #[test]
+    fn what_is_no_source_is_refused_by_what_is_wrong_with_it() {
+        let refused = |text: &str| text.parse::<PlainSource>().unwrap_err();
+        for name in ["", "$downpipe", &"n".repeat(65)] {
+            assert_eq!(refused(&format!("{name}=tcp://h:1")), SourceError::Name(name.to_owned()));
+        }
+        assert!(matches!(refused("tcp://h:0"), SourceError::Address(AddressError::NotConnectable(_))));
+        assert!(matches!(refused("n=h:1"), SourceError::Address(AddressError::Transport(_))));
+    }
+}
