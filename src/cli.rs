@@ -188,7 +188,7 @@ impl UsageError {
         match self {
             Self::CommandLine(error) => error.exit(),
             Self::Config(error) => {
-                eprintln!("downpipe: {error}");
+                eprintln!("downpipe: {:#}", anyhow::Error::from(error));
                 std::process::exit(2)
             }
         }

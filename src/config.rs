@@ -26,7 +26,7 @@ const NOT_KEYS: [&str; 2] = ["config", "help"];
 /// What is wrong with a configuration file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("cannot read the configuration file {}: {source}", path.display())]
+    #[error("cannot read the configuration file {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("configuration file {}: {reason}", path.display())]
     Wrong { path: PathBuf, reason: String },

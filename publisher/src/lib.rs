@@ -49,7 +49,7 @@ pub enum BindError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// A bound socket cannot be set up.
-    #[error("cannot set up the socket at {address}: {source}")]
+    #[error("cannot set up the socket at {address}")]
     Setup {
         /// Where it listens.
         address: SocketAddr,
@@ -57,7 +57,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// The PUB socket does not take the listener.
-    #[error("cannot serve the plain feed at {address}: {source}")]
+    #[error("cannot serve the plain feed at {address}")]
     Feed {
         /// Where it listens.
         address: SocketAddr,

@@ -69,7 +69,7 @@ pub enum OpenError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// A bound socket cannot be set up.
-    #[error("cannot set up the socket of {address}: {source}")]
+    #[error("cannot set up the socket of {address}")]
     Setup {
         /// The address as it was given.
         address: HostPort,

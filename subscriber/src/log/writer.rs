@@ -6,6 +6,7 @@
 use super::file::{LogError, LogFile};
 use super::format::{Message, Renderer};
 use prometheus_client::metrics::counter::Counter;
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -66,7 +67,7 @@ pub(crate) struct Writer {
 #[derive(Debug, thiserror::Error)]
 pub enum WriterError {
     /// The disk still refused at shutdown.
-    #[error("{lines} lines could not be written: {source}")]
+    #[error("{lines} lines could not be written")]
     Lost {
         /// Lines that were received and are not on file.
         lines: u64,
@@ -77,8 +78,8 @@ pub enum WriterError {
     #[error(transparent)]
     Sync(LogError),
     /// No thread could be had.
-    #[error("cannot start the writer's thread: {0}")]
-    Thread(io::Error),
+    #[error("cannot start the writer's thread")]
+    Thread(#[source] io::Error),
     /// A defect: the thread panicked.
     #[error("the writer's thread ended by itself")]
     Ended,
@@ -164,7 +165,8 @@ impl Work {
     }
 
     fn failed(&self, failure: &LogError) {
-        let reason = failure.to_string();
+        let causes = std::iter::successors(failure.source(), |&cause| cause.source());
+        let reason = causes.fold(failure.to_string(), |reason, cause| format!("{reason}: {cause}"));
         self.failure.send_if_modified(|known| {
             let new = known.as_deref() != Some(&reason);
             if new {

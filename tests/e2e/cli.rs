@@ -1,0 +1,209 @@
+//! The command line: help, configuration, and what is said when something is wrong.
+
+use crate::harness::*;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+fn run(args: &[&str]) -> Outcome {
+    outcome(downpipe().args(args))
+}
+
+/// Exit code, and one sentence that names the thing.
+#[track_caller]
+fn assert_refused(outcome: &Outcome, code: i32, named: &str) {
+    assert_eq!((outcome.code, &*outcome.stdout), (code, ""), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains(named), "{named:?} is not in {:?}", outcome.stderr);
+    assert!(!outcome.stderr.contains("backtrace") && !outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+}
+
+#[test]
+fn help_names_every_option_its_variable_and_its_default() {
+    let help = |command: &str| {
+        let help = run(&[command, "--help"]);
+        assert_eq!((help.code, &*help.stderr), (0, ""));
+        help.stdout
+    };
+    for (command, said) in [
+        ("up", vec!["--data <DIR>", "[env: UP_DATA]", "[default: data]", "[env: PUBLISHER_HTTP]", "127.0.0.1:5000"]),
+        ("publisher", vec!["--plain <ENDPOINT>", "[env: PUBLISHER_PLAIN]", "[default: tcp://127.0.0.1:4444]", "32MiB"]),
+        ("subscriber", vec!["--rotate-size <SIZE>", "[env: SUBSCRIBER_ROTATE_SIZE]", "[default: 64MiB]", "article"]),
+        ("health", vec!["http://127.0.0.1:5000"]),
+    ] {
+        let help = help(command);
+        for said in said {
+            assert!(help.contains(said), "{said} is not in {help}");
+        }
+    }
+    let help = run(&["--help"]).stdout;
+    assert!(
+        ["up", "publisher", "subscriber", "health"].iter().all(|command| help.contains(&format!("\n  {command} ")))
+    );
+    assert_eq!(run(&["--version"]).stdout, format!("downpipe {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_wrong_command_line_is_refused_with_2() {
+    for (args, named) in [
+        (&["publish"][..], "'publish'"),
+        (&["--nonsense"], "'--nonsense'"),
+        (&["publisher", "--http=localhost"], "`localhost` does not end in a port"),
+        (&["publisher", "--plain=127.0.0.1:4444"], "`127.0.0.1:4444` is not a TCP endpoint"),
+        (&["publisher", "--live-budget=1KiB"], "65536 bytes"),
+        (&["publisher", "--peer-timeout=soon"], "--peer-timeout"),
+        (&["subscriber", "--plain=tcp://127.0.0.1:0"], "cannot be connected to"),
+        (&["subscriber", "--plain=$x=tcp://127.0.0.1:1"], "`$x` cannot be the name of a source"),
+        (&["subscriber", "--format=xml"], "'xml'"),
+        (&["subscriber", "--rotate-size=10"], "1024 bytes"),
+        (&["health", "ftp://x"], "http://127.0.0.1:5000"),
+    ] {
+        assert_refused(&run(args), 2, named);
+    }
+    assert_refused(&outcome(downpipe().arg("publisher").env("PUBLISHER_HTTP", "x:y")), 2, "`x:y`");
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_with_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let in_use = format!("downpipe: cannot listen on {address}: Address already in use (os error 98)\n");
+    assert_refused(&run(&["publisher", &format!("--http={address}")]), 1, &in_use);
+    assert_refused(&run(&["publisher", "--http=127.0.0.1:0", &format!("--plain=tcp://{address}")]), 1, &in_use);
+
+    let folder = folder();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let unwritable = file.join("data");
+    let named = format!("downpipe: cannot create the folder {}: Not a directory (os error 20)\n", unwritable.display());
+    let mut command = downpipe();
+    command.args(["--http=127.0.0.1:0", "--data"]).arg(&unwritable);
+    command.env("PUBLISHER_PLAIN", "tcp://127.0.0.1:0").env("SUBSCRIBER_HTTP", "127.0.0.1:0");
+    assert_refused(&outcome(&mut command), 1, &named);
+
+    let twice = "tcp://127.0.0.1:9,name=tcp://127.0.0.1:9";
+    let subscriber = outcome(downpipe().args(subscriber_args(folder.path(), twice)));
+    assert_refused(&subscriber, 1, "tcp://127.0.0.1:9 is given twice");
+    let mut command = downpipe();
+    command.args(subscriber_args(folder.path(), "tcp://127.0.0.1:9")).arg("--diagnostics=/proc/nowhere");
+    assert_refused(&outcome(&mut command), 1, "/proc/nowhere");
+}
+
+#[test]
+fn a_folder_without_permission_is_named() {
+    // As nobody: root may write anywhere.
+    let folder = folder();
+    let mut command = downpipe_under(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.args(subscriber_args(Path::new("/etc/downpipe"), "tcp://127.0.0.1:9")).current_dir(folder.path());
+    let refused = outcome(&mut command);
+    assert_refused(&refused, 1, "downpipe: cannot create the folder /etc/downpipe: Permission denied (os error 13)\n");
+}
+
+fn write_config(folder: &Path, text: &str) -> String {
+    let path = folder.join("downpipe.toml");
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_flag_is_over_the_environment_over_the_file_over_the_default() {
+    let folder = folder();
+    let config = write_config(
+        folder.path(),
+        "[publisher]\nhttp = '127.0.0.2:0'\nplain = 'tcp://127.0.0.2:0'\nlive-budget = 1000000\n[subscriber]\nformat = 'json'\n",
+    );
+    let start = |args: &[&str], env: &[(&str, &str)]| {
+        let mut command = downpipe();
+        command.arg("publisher").args(args).args(["--config", &config]).envs(env.iter().copied());
+        let daemon = Daemon::start(command, 1);
+        let ip = |address: &str| address.trim_start_matches("tcp://").split(':').next().unwrap().to_owned();
+        (ip(daemon.told("publisher", "http")), ip(daemon.told("publisher", "plain")))
+    };
+    let both = |http: &str, plain: &str| (format!("127.0.0.{http}"), format!("127.0.0.{plain}"));
+    assert_eq!(start(&[], &[]), both("2", "2"));
+    assert_eq!(start(&[], &[("PUBLISHER_HTTP", "127.0.0.3:0")]), both("3", "2"));
+    assert_eq!(start(&["--http=127.0.0.4:0"], &[("PUBLISHER_HTTP", "127.0.0.3:0")]), both("4", "2"));
+
+    let mut command = downpipe();
+    command.args(["--config", &config, "--data"]).arg(folder.path()).env("SUBSCRIBER_HTTP", "127.0.0.1:0");
+    let up = Daemon::start(command, 2);
+    assert!(up.told("publisher", "http").starts_with("127.0.0.2:"));
+    assert!(up.told("publisher", "plain").starts_with("tcp://127.0.0.2:"));
+    up.page("publisher", "/downcase?param=X");
+    assert!(lines_once_there_are(folder.path(), 1)[0].starts_with("{\"observed_timestamp\""));
+}
+
+#[test]
+fn a_configuration_file_that_is_wrong_is_refused_by_file_and_key() {
+    let folder = folder();
+    for (text, named) in [
+        ("[publisher]\nhtpp = 'x'", "[publisher] htpp: there is no such option"),
+        ("[publisher]\nhttp = 'x'", "[publisher] http: invalid value 'x'"),
+        ("[subscriber]\nrotate-size = '10'", "[subscriber] rotate-size: invalid value '10'"),
+        ("[subscriber]\nformat = ['text', 'json']", "[subscriber] format: it takes one value"),
+        ("[subscriber]\nplain = []", "[subscriber] plain: the list is empty"),
+        ("[subscriber]\nplain = 1.5", "[subscriber] plain: the value is not a text"),
+        ("[up]\nconfig = 'other'", "[up] config: there is no such option"),
+        ("[publishr]\n", "line 1: unknown field `publishr`"),
+        ("[publisher]\nhttp = \n", "line 2: "),
+    ] {
+        let config = write_config(folder.path(), text);
+        for command in ["up", "publisher", "subscriber"] {
+            let refused = run(&[command, "--config", &config]);
+            assert_refused(&refused, 2, &format!("downpipe: configuration file {config}: {named}"));
+            assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+        }
+    }
+    assert_refused(
+        &run(&["--config", "/nowhere.toml"]),
+        2,
+        "cannot read the configuration file /nowhere.toml: No such file",
+    );
+}
+
+#[test]
+fn health_asks_the_daemon_and_tells_its_reasons() {
+    let publisher = publisher(&[]);
+    let http = publisher.told("publisher", "http").to_owned();
+    for path in ["", "/", "/readyz", "/livez"] {
+        let healthy = run(&["health", &format!("http://{http}{path}")]);
+        assert_eq!((healthy.code, &*healthy.stderr), (0, ""), "{path}");
+    }
+    assert_refused(&run(&["health", &format!("http://{http}/nothing")]), 1, "/nothing is not ready (404)");
+    publisher.kill();
+    let gone = format!("downpipe: http://{http}/readyz does not answer: Connection refused (os error 111)\n");
+    assert_refused(&run(&["health", &format!("http://{http}")]), 1, &gone);
+
+    let folder = folder();
+    let subscriber = subscriber(folder.path(), "tcp://127.0.0.1:9", &[]);
+    let url = format!("http://{}", subscriber.told("subscriber", "http"));
+    assert_refused(&run(&["health", &url]), 1, "is not ready (503): tcp://127.0.0.1:9 is not connected: ");
+}
+
+#[test]
+fn diagnostics_go_to_stderr_and_a_file_and_never_into_the_log() {
+    let folder = folder();
+    let diagnostics = folder.path().join("diagnostics");
+    let up =
+        up(&folder.path().join("data"), &["--diagnostics-format=json", "--diagnostics", diagnostics.to_str().unwrap()]);
+    up.page("publisher", "/downcase?param=X");
+    lines_once_there_are(&folder.path().join("data"), 1);
+    let stderr = eventually("a message on stderr", || Some(up.stderr()).filter(|text| text.contains('\n')));
+    assert!(stderr.lines().all(|line| line.starts_with("{\"timestamp\":")), "{stderr}");
+    up.stop();
+    let file = fs::read_to_string(diagnostics.join("downpipe.log")).unwrap();
+    assert!(file.contains("connected") && file.lines().all(|line| line.starts_with("{\"timestamp\":")), "{file}");
+    assert_eq!(lines(&folder.path().join("data")).len(), 1);
+}
+
+#[test]
+fn rust_log_chooses_the_diagnostics() {
+    let folder = folder();
+    let mut command = downpipe();
+    command.args(subscriber_args(folder.path(), "tcp://127.0.0.1:9")).env("RUST_LOG", "no=such=filter");
+    assert_refused(&outcome(&mut command), 1, "RUST_LOG is not a filter: `no=such=filter`");
+    let mut command = downpipe();
+    command.args(subscriber_args(folder.path(), "tcp://127.0.0.1:9")).env("RUST_LOG", "off");
+    let subscriber = Daemon::start(command, 1);
+    eventually("it has tried", || (subscriber.page("subscriber", "/readyz").body.contains("timed out")).then_some(()));
+    assert_eq!(subscriber.stderr(), "");
+}

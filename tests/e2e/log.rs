@@ -1,0 +1,158 @@
+//! The log's files: rotation under load, a full disk, one writer at a time, `tail -F`.
+
+use crate::harness::*;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+#[test]
+fn rotation_under_load_loses_and_repeats_nothing() {
+    const MESSAGES: usize = 300_000;
+    const ROTATE: u64 = 128 * 1024;
+    let (folder, feeder) = (folder(), Feeder::new());
+    let subscriber = subscriber(folder.path(), &feeder.endpoint, &["--rotate-size=128KiB"]);
+    feeder.until_subscribed();
+    let mut random = Random::new();
+    let bodies: Vec<String> =
+        (0..MESSAGES).map(|number| format!("{number} {}", "x".repeat(random.below(90) as usize))).collect();
+    for body in &bodies {
+        feeder.send(&[body]);
+    }
+    let lines = lines_once_there_are(folder.path(), MESSAGES);
+    assert_eq!(lines.len(), MESSAGES);
+    assert!(lines.iter().zip(&bodies).all(|(line, expected)| body(line) == expected));
+    let files = log_files(folder.path());
+    assert!(files.len() > 100, "{} files", files.len());
+    for file in &files {
+        let text = fs::read(file).unwrap();
+        assert!(text.len() as u64 <= ROTATE && text.ends_with(b"\n"), "{}: {}", file.display(), text.len());
+    }
+    assert_eq!(subscriber.metric("subscriber", "downpipe_subscriber_lines_written_total"), MESSAGES as u64);
+    assert_eq!(subscriber.metric("subscriber", "downpipe_subscriber_rotations_total"), files.len() as u64 - 1);
+    subscriber.stop();
+}
+
+#[test]
+fn tail_follows_the_log_over_rotations_and_restarts() {
+    let (folder, feeder) = (folder(), Feeder::new());
+    let log = folder.path().join("subscriber.log");
+    fs::write(&log, "").unwrap();
+    // Polling, as tail must on a mounted folder where inotify does not reach.
+    let mut tail = Command::new("tail")
+        .args(["-F", "-n", "+1", "-s", "0.01", "---disable-inotify"])
+        .arg(&log)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut shown = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let mut sent = 0;
+    for _restart in 0..3 {
+        let subscriber = subscriber(folder.path(), &feeder.endpoint, &["--rotate-size=1KiB"]);
+        feeder.until_subscribed();
+        for _ in 0..20 {
+            // Two of these lines fill a file.
+            let body_sent = format!("{sent} {}", "y".repeat(500));
+            feeder.send(&[&body_sent]);
+            assert_eq!(body(&shown.next().unwrap().unwrap()), body_sent);
+            sent += 1;
+        }
+        subscriber.stop();
+    }
+    assert!(log_files(folder.path()).len() > 20);
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}
+
+#[test]
+fn a_second_subscriber_on_the_same_log_is_refused_and_harms_nothing() {
+    let (folder, feeder) = (folder(), Feeder::new());
+    let first = subscriber(folder.path(), &feeder.endpoint, &[]);
+    let mut command = downpipe();
+    let refused = outcome(command.args(subscriber_args(folder.path(), &feeder.endpoint)));
+    assert_eq!((refused.code, &*refused.stdout), (1, ""));
+    let log = folder.path().join("subscriber.log");
+    let sentence = format!("downpipe: another subscriber is writing {0}: it holds {0}.lock\n", log.display());
+    assert_eq!(refused.stderr, sentence);
+
+    feeder.until_subscribed();
+    feeder.send(&["still written"]);
+    lines_once_there_are(folder.path(), 1);
+    // SIGKILL leaves the lock's file, but not the lock.
+    first.kill();
+    subscriber(folder.path(), &feeder.endpoint, &[]).stop();
+}
+
+#[test]
+fn a_full_disk_stops_the_writing_until_there_is_room_and_loses_nothing() {
+    const MESSAGES: usize = 4000;
+    let (folder, feeder) = (folder(), Feeder::new());
+    // A small disk in a mount namespace of the subscriber's own, seen from here through its root.
+    let script = format!("mount -t tmpfs -o size=1m none {} && exec \"$0\" \"$@\"", folder.path().display());
+    let mut command = downpipe_under(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script]);
+    command.args(subscriber_args(folder.path(), &feeder.endpoint)).arg("--rotate-size=100KiB");
+    let subscriber = Daemon::start(command, 1);
+    let inside = format!("/proc/{}/root{}", subscriber.pid(), folder.path().display());
+    let inside = Path::new(&inside);
+    let filler = inside.join("filler");
+    fs::write(&filler, vec![0; 700 * 1024]).unwrap();
+
+    feeder.until_subscribed();
+    let body_of = |number: usize| format!("{number} {}", "z".repeat(100));
+    for number in 0..MESSAGES {
+        feeder.send(&[body_of(number)]);
+    }
+    let reason = eventually("the full disk shows", || {
+        let readyz = subscriber.page("subscriber", "/readyz");
+        (readyz.status == 503).then_some(readyz.body)
+    });
+    assert!(reason.contains("No space left on device") && reason.contains("subscriber.log"), "{reason}");
+    let before = lines(inside).len();
+    assert!(before > 0 && before < MESSAGES, "{before}");
+
+    fs::remove_file(filler).unwrap();
+    let lines = lines_once_there_are(inside, MESSAGES);
+    assert_eq!(lines.len(), MESSAGES);
+    assert!(lines.iter().enumerate().all(|(number, line)| body(line) == body_of(number)));
+    subscriber.until_ready("subscriber");
+    subscriber.stop();
+}
+
+#[test]
+fn a_disk_that_stays_full_ends_with_an_error_that_counts_what_is_lost() {
+    let (folder, feeder) = (folder(), Feeder::new());
+    let script = format!("mount -t tmpfs -o size=64k none {} && exec \"$0\" \"$@\"", folder.path().display());
+    let mut command = downpipe_under(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script]);
+    command.args(subscriber_args(folder.path(), &feeder.endpoint));
+    let mut subscriber = Daemon::start(command, 1);
+    feeder.until_subscribed();
+    let received = || {
+        let source = feeder.endpoint.trim_start_matches("tcp://");
+        subscriber.metric("subscriber", &format!("downpipe_subscriber_source_messages_total{{source=\"{source}\"}}"))
+    };
+    for number in 0..2000 {
+        feeder.send(&[format!("{number} {}", "z".repeat(100))]);
+    }
+    eventually("all is received", || (received() == 2000).then_some(()));
+    eventually("the disk is full", || (subscriber.page("subscriber", "/readyz").status == 503).then_some(()));
+    let written = subscriber.metric("subscriber", "downpipe_subscriber_lines_written_total");
+    subscriber.signal("TERM");
+    assert_eq!(subscriber.ended_within(std::time::Duration::from_secs(10)).code(), Some(1));
+    let stderr = subscriber.stderr();
+    let said = format!("downpipe: {} lines could not be written: cannot write to ", 2000 - written);
+    assert!(stderr.contains(&said), "{said}: {stderr}");
+}
+
+#[test]
+fn a_log_deleted_under_the_daemon_begins_anew() {
+    let (folder, feeder) = (folder(), Feeder::new());
+    let _subscriber = subscriber(folder.path(), &feeder.endpoint, &[]);
+    feeder.until_subscribed();
+    feeder.send(&["one"]);
+    lines_once_there_are(folder.path(), 1);
+    fs::remove_file(folder.path().join("subscriber.log")).unwrap();
+    feeder.send(&["two"]);
+    let lines = lines_once_there_are(folder.path(), 1);
+    assert_eq!(body(&lines[0]), "two");
+}

@@ -1,0 +1,136 @@
+//! `downpipe up`: from request to line, in one process.
+
+use crate::harness::*;
+use std::collections::HashSet;
+use std::fs;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+#[test]
+fn two_thousand_requests_from_fifty_connections_are_two_thousand_lines() {
+    let folder = folder();
+    let up = up(folder.path(), &[]);
+    let http = up.told("publisher", "http");
+    let answers = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for connection in 0..50 {
+            let answers = &answers;
+            scope.spawn(move || {
+                let mut client = Client::connect(http).unwrap();
+                for request in 0..40 {
+                    let answer = client.get(&format!("/downcase?param=C{connection}R{request}")).unwrap();
+                    assert_eq!(answer.status, 200);
+                    answers.lock().unwrap().push(answer.body);
+                }
+            });
+        }
+    });
+    let answers = answers.into_inner().unwrap();
+    assert_eq!(answers.len(), 2000);
+    let lines = lines_once_there_are(folder.path(), 2000);
+    assert_eq!(lines.len(), 2000);
+    let logged: HashSet<_> = lines.iter().map(|line| body(line)).collect();
+    assert_eq!(logged, answers.iter().map(String::as_str).collect());
+    up.stop();
+}
+
+#[test]
+fn the_first_answer_after_ready_is_logged_and_the_last_before_the_end() {
+    for _ in 0..20 {
+        let folder = folder();
+        let up = up(folder.path(), &[]);
+        assert_eq!(up.page("publisher", "/downcase?param=ONLY").status, 200);
+        up.stop();
+        let lines = lines(folder.path());
+        assert_eq!(lines.iter().map(|line| body(line)).collect::<Vec<_>>(), ["lower case of ONLY is only"]);
+    }
+}
+
+#[test]
+fn what_was_answered_before_a_signal_is_logged() {
+    for signal in ["TERM", "INT"] {
+        let folder = folder();
+        let mut up = up(folder.path(), &[]);
+        let http = up.told("publisher", "http").to_owned();
+        let answered = Mutex::new(HashSet::new());
+        thread::scope(|scope| {
+            for connection in 0..16 {
+                let (http, answered) = (&http, &answered);
+                scope.spawn(move || {
+                    // Until the publisher hangs up.
+                    let Ok(mut client) = Client::connect(http) else { return };
+                    for request in 0.. {
+                        let Ok(answer) = client.get(&format!("/downcase?param=C{connection}R{request}")) else {
+                            return;
+                        };
+                        answered.lock().unwrap().insert(answer.body);
+                    }
+                });
+            }
+            eventually("some answers", || (answered.lock().unwrap().len() > 1000).then_some(()));
+            up.signal(signal);
+            assert!(up.ended_within(Duration::from_secs(10)).success(), "{}", up.stderr());
+        });
+        let lines = lines(folder.path());
+        let logged: HashSet<_> = lines.iter().map(|line| body(line)).collect();
+        assert_eq!(logged.len(), lines.len(), "no line twice");
+        let answered = answered.into_inner().unwrap();
+        let missing: Vec<_> = answered.iter().filter(|answer| !logged.contains(answer.as_str())).collect();
+        assert!(missing.is_empty(), "{signal}: {} of {} missing: {missing:?}", missing.len(), answered.len());
+    }
+}
+
+#[test]
+fn hostile_params_forge_no_line_and_stop_nothing() {
+    let folder = folder();
+    let mut up = up(folder.path(), &[]);
+    let nine_kib = "A".repeat(9 * 1024);
+    let cases = [
+        ("a%0A2026-01-01T00:00:00.000000Z%20x/-%20forged", 200),
+        ("%00", 200),
+        ("%1b[2J", 200),
+        ("%ff%fe", 400),
+        (&*nine_kib, 414),
+        ("a%0d%0ab", 200),
+        ("%e2%80%ae%e2%80%a8%c2%85", 200),
+        ("%5Cn", 200),
+        ("last", 200),
+    ];
+    for (param, status) in cases {
+        assert_eq!(up.page("publisher", &format!("/downcase?param={param}")).status, status, "{param}");
+    }
+    let lines = lines_once_there_are(folder.path(), 7);
+    let forged = "a\\n2026-01-01T00:00:00.000000Z x/- forged";
+    let expected = [
+        format!("lower case of {forged} is {}", forged.replace('T', "t").replace('Z', "z")),
+        "lower case of \\u{0} is \\u{0}".to_owned(),
+        "lower case of \\u{1b}[2J is \\u{1b}[2j".to_owned(),
+        "lower case of a\\r\\nb is a\\r\\nb".to_owned(),
+        "lower case of \\u{202e}\\u{2028}\\u{85} is \\u{202e}\\u{2028}\\u{85}".to_owned(),
+        "lower case of \\\\n is \\\\n".to_owned(),
+        "lower case of last is last".to_owned(),
+    ];
+    assert_eq!(lines.iter().map(|line| body(line)).collect::<Vec<_>>(), expected);
+    assert!(fs::read(folder.path().join("subscriber.log")).unwrap().iter().all(|&byte| byte == b'\n' || byte >= b' '));
+    up.assert_running();
+    up.stop();
+}
+
+#[test]
+fn other_sources_may_be_followed_besides_its_own_publisher() {
+    let (folder, feeder) = (folder(), Feeder::new());
+    let mut command = downpipe();
+    command.args(["--http=127.0.0.1:0", "--data"]).arg(folder.path());
+    command.env("PUBLISHER_PLAIN", "tcp://127.0.0.1:0").env("SUBSCRIBER_HTTP", "127.0.0.1:0");
+    command.env("SUBSCRIBER_PLAIN", format!("other={}", feeder.endpoint)).env("SUBSCRIBER_FORMAT", "article");
+    let up = Daemon::start(command, 2);
+    feeder.until_subscribed();
+    feeder.send(&["from elsewhere"]);
+    lines_once_there_are(folder.path(), 1);
+    up.page("publisher", "/downcase?param=OWN");
+    let lines = lines_once_there_are(folder.path(), 2);
+    assert!(lines[0].starts_with("INFO:root:from elsewhere   - 20"), "{}", lines[0]);
+    assert!(lines[1].starts_with("INFO:root:lower case of OWN is own   - 20"), "{}", lines[1]);
+    up.stop();
+}
