@@ -4,10 +4,13 @@
 //! have received; [`eventually`] polls for what has no such sign, and its bound is far beyond what
 //! the slowest machine takes.
 
+#![allow(unreachable_pub, reason = "a vocabulary, used from several crates")]
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -42,6 +45,11 @@ pub fn folder() -> tempfile::TempDir {
 /// `downpipe` with a clean environment.
 pub fn downpipe() -> Command {
     in_clean_environment(Command::new(env!("CARGO_BIN_EXE_downpipe")))
+}
+
+/// Whether the tests run as root, who may do what the product must be refused.
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").expect("the process").uid() == 0
 }
 
 /// `downpipe` as the last words of another command: `unshare`, say.
@@ -362,6 +370,12 @@ impl Feeder {
     /// On a free port.
     pub fn new() -> Self {
         Self::at("tcp://127.0.0.1:*")
+    }
+
+    /// An endpoint at which nobody listens until the test does. `host` is a loopback address that
+    /// no other test uses, so that none of them is given the port meanwhile.
+    pub fn endpoint_to_be(host: &str) -> String {
+        Self::at(&format!("tcp://{host}:*")).endpoint
     }
 
     #[track_caller]

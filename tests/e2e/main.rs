@@ -1,6 +1,9 @@
 //! End to end, on the real binary and with real peers: libzmq, pyzmq, `tail`. One harness, files by concern.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod cli;
+mod compose;
 mod harness;
 mod http;
 mod log;

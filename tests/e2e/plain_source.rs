@@ -67,8 +67,7 @@ fn the_three_formats_look_as_documented() {
 
 #[test]
 fn a_publisher_may_come_later_die_and_come_again() {
-    // A port that is free now; it is given up for the subscriber to find nobody there.
-    let endpoint = Feeder::new().endpoint;
+    let endpoint = Feeder::endpoint_to_be("127.0.1.1");
     let folder = folder();
     let subscriber = subscriber(folder.path(), &endpoint, &[]);
     assert_eq!(subscriber.page("subscriber", "/readyz").status, 503);
@@ -115,7 +114,7 @@ fn a_publisher_that_moves_is_found_by_its_name() {
 #[test]
 fn a_peer_that_accepts_and_never_greets_is_given_up() {
     let folder = folder();
-    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute = TcpListener::bind("127.0.1.3:0").unwrap();
     let endpoint = format!("tcp://{}", mute.local_addr().unwrap());
     let subscriber = subscriber(folder.path(), &endpoint, &[]);
     // Twice: the first connection was dropped by the subscriber, not by us.
@@ -135,7 +134,7 @@ fn a_peer_that_accepts_and_never_greets_is_given_up() {
 
 #[test]
 fn a_hundred_reconnects_leak_no_descriptor() {
-    let endpoint = Feeder::new().endpoint;
+    let endpoint = Feeder::endpoint_to_be("127.0.1.2");
     let folder = folder();
     let subscriber = subscriber(folder.path(), &endpoint, &[]);
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", subscriber.pid())).unwrap().count();

@@ -1,0 +1,41 @@
+# One image for both daemons. Nothing here needs BuildKit, and nothing minds it.
+
+FROM rust:1-slim-bookworm AS build
+WORKDIR /build
+
+# The dependencies in a layer of their own: built from the manifests and empty sources, and again
+# only when a manifest changes.
+COPY Cargo.toml Cargo.lock ./
+COPY feed/Cargo.toml feed/
+COPY net/Cargo.toml net/
+COPY publisher/Cargo.toml publisher/
+COPY subscriber/Cargo.toml subscriber/
+RUN for crate in feed net publisher subscriber; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
+ && mkdir -p src benches && echo 'fn main() {}' | tee src/main.rs > benches/pipeline.rs \
+ && cargo build --release --locked
+
+COPY src src
+COPY feed feed
+COPY net net
+COPY publisher publisher
+COPY subscriber subscriber
+# Cargo compares times, and the empty sources are newer than the real ones.
+RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
+ && cargo build --release --locked
+
+FROM debian:bookworm-slim
+LABEL org.opencontainers.image.title="downpipe" \
+      org.opencontainers.image.description="A log pipeline over ZeroMQ PUB/SUB, without a broker" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.base.name="docker.io/library/debian:bookworm-slim"
+COPY docker-entrypoint.sh /usr/local/bin/
+COPY --from=build /build/target/release/downpipe /usr/local/bin/
+# Where the log lies: mount a folder here. 10001 is who serves if nobody else owns it.
+RUN install -d -o 10001 -g 10001 /data
+EXPOSE 5000 4444
+# Asks a publisher, or `up`. For a subscriber: downpipe health http://127.0.0.1:5001
+HEALTHCHECK --interval=2s --timeout=5s --retries=3 CMD ["downpipe", "health"]
+# Starts as root to see who owns /data, gives up root for good, then serves.
+ENTRYPOINT ["docker-entrypoint.sh"]
+CMD ["up"]
