@@ -180,6 +180,9 @@ pub(crate) enum UsageError {
     CommandLine(#[from] clap::Error),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Each option is right, but not all of them together, or a variable that is no option is wrong.
+    #[error("{0}")]
+    Wrong(String),
 }
 
 impl UsageError {
@@ -187,7 +190,7 @@ impl UsageError {
     pub(crate) fn exit(self) -> ! {
         match self {
             Self::CommandLine(error) => error.exit(),
-            Self::Config(error) => {
+            error => {
                 eprintln!("downpipe: {:#}", anyhow::Error::from(error));
                 std::process::exit(2)
             }

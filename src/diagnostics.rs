@@ -3,7 +3,7 @@
 //! They never go into the aggregated log. `RUST_LOG` chooses among them; by default they are ours
 //! from `info` up, and those of the libraries from `warn` up.
 
-use crate::cli::{DiagnosticsArgs, DiagnosticsFormat};
+use crate::cli::{DiagnosticsArgs, DiagnosticsFormat, UsageError};
 use anyhow::Context;
 use std::path::Path;
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
@@ -18,7 +18,8 @@ const DEFAULT_FILTER: &str = "warn,downpipe=info,net=info,publisher=info,subscri
 /// Starts them for the daemon called `name`. In the folder, `NAME.log` is always the newest file.
 pub(crate) fn start(args: &DiagnosticsArgs, name: &str) -> anyhow::Result<()> {
     let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) => EnvFilter::try_new(&filter).with_context(|| format!("RUST_LOG is not a filter: `{filter}`"))?,
+        Ok(filter) => EnvFilter::try_new(&filter)
+            .map_err(|error| UsageError::Wrong(format!("RUST_LOG is not a filter: `{filter}`: {error}")))?,
         Err(_) => EnvFilter::new(DEFAULT_FILTER),
     };
     let format = args.diagnostics_format;

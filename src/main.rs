@@ -10,6 +10,7 @@ mod health;
 mod run;
 mod shutdown;
 
+use crate::cli::UsageError;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -18,8 +19,9 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => error.exit(),
     };
-    match run::run(command) {
-        Ok(()) => ExitCode::SUCCESS,
+    let Err(error) = run::run(command) else { return ExitCode::SUCCESS };
+    match error.downcast::<UsageError>() {
+        Ok(usage) => usage.exit(),
         Err(error) => {
             // A closed stderr is no reason to panic.
             let _ = writeln!(std::io::stderr(), "downpipe: {error:#}");

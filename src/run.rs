@@ -1,6 +1,6 @@
 //! Runs a command: builds the daemons from their options, says when they serve, and stops them in order.
 
-use crate::cli::{Command, PublisherArgs, SubscriberArgs};
+use crate::cli::{Command, PublisherArgs, SubscriberArgs, UsageError};
 use crate::shutdown::Signals;
 use crate::{diagnostics, health};
 use anyhow::Context;
@@ -11,7 +11,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
-use subscriber::{PlainSource, Subscriber};
+use subscriber::{OpenError, PlainSource, Subscriber};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,7 @@ async fn run_publisher(args: PublisherArgs) -> anyhow::Result<()> {
 async fn run_subscriber(args: SubscriberArgs) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     let log = args.log.clone();
-    let subscriber = Subscriber::open(subscriber_config(args))?;
+    let subscriber = open_subscriber(args)?;
     say(&ready_subscriber(&subscriber, &log));
     let stop = CancellationToken::new();
     let daemon = async { Ok(subscriber.run(stop.clone()).await?) };
@@ -75,7 +75,7 @@ async fn up(publisher: PublisherArgs, mut subscriber: SubscriberArgs) -> anyhow:
     subscriber.plain.retain(|source| *source.endpoint() != own);
     subscriber.plain.insert(0, PlainSource::at(own.clone()));
     let log = subscriber.log.clone();
-    let subscriber = Subscriber::open(subscriber_config(subscriber))?;
+    let subscriber = open_subscriber(subscriber)?;
 
     let connected = subscriber.connected(&own);
     let ready_subscriber = ready_subscriber(&subscriber, &log);
@@ -112,14 +112,18 @@ fn publisher_config(args: PublisherArgs) -> publisher::Config {
     }
 }
 
-fn subscriber_config(args: SubscriberArgs) -> subscriber::Config {
-    subscriber::Config {
+fn open_subscriber(args: SubscriberArgs) -> anyhow::Result<Subscriber> {
+    let config = subscriber::Config {
         plain: args.plain,
         log: args.log,
         http: args.http,
         format: args.format,
         rotate_bytes: args.rotate_size,
-    }
+    };
+    Subscriber::open(config).map_err(|error| match error {
+        OpenError::SourceTwice(_) | OpenError::TooManySources(_) => UsageError::Wrong(error.to_string()).into(),
+        error => error.into(),
+    })
 }
 
 fn ready_publisher(publisher: &Publisher) -> String {

@@ -223,7 +223,7 @@ impl Follower {
     async fn put(&self, message: ZmqMessage) -> bool {
         let frames: Vec<Bytes> = message.into_vec();
         let message = Message { received: Utc::now(), source: self.source.name.clone(), frames };
-        let bytes = message.bytes();
+        let bytes = message.joined_bytes();
         if bytes > MESSAGE_BYTES_MAX {
             let refused = self.metrics.oversize.inc() + 1;
             if refused.is_power_of_two() {

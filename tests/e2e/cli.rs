@@ -82,7 +82,7 @@ fn what_cannot_be_had_is_refused_with_1() {
 
     let twice = "tcp://127.0.0.1:9,name=tcp://127.0.0.1:9";
     let subscriber = outcome(downpipe().args(subscriber_args(folder.path(), twice)));
-    assert_refused(&subscriber, 1, "tcp://127.0.0.1:9 is given twice");
+    assert_refused(&subscriber, 2, "tcp://127.0.0.1:9 is given twice");
     let mut command = downpipe();
     command.args(subscriber_args(folder.path(), "tcp://127.0.0.1:9")).arg("--diagnostics=/proc/nowhere");
     assert_refused(&outcome(&mut command), 1, "/proc/nowhere");
@@ -204,7 +204,7 @@ fn rust_log_chooses_the_diagnostics() {
     let folder = folder();
     let mut command = downpipe();
     command.args(subscriber_args(folder.path(), "tcp://127.0.0.1:9")).env("RUST_LOG", "no=such=filter");
-    assert_refused(&outcome(&mut command), 1, "RUST_LOG is not a filter: `no=such=filter`");
+    assert_refused(&outcome(&mut command), 2, "RUST_LOG is not a filter: `no=such=filter`");
     let mut command = downpipe();
     command.args(subscriber_args(folder.path(), "tcp://127.0.0.1:9")).env("RUST_LOG", "off");
     let subscriber = Daemon::start(command, 1);

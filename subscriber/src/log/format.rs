@@ -69,9 +69,14 @@ impl Message {
         }
     }
 
-    /// The bytes of all frames.
-    pub(crate) fn bytes(&self) -> usize {
-        self.frames.iter().map(Bytes::len).sum()
+    /// Its length, with its frames joined.
+    pub(crate) fn joined_bytes(&self) -> usize {
+        self.frames.iter().map(|frame| frame.len() + 1).sum::<usize>().saturating_sub(1)
+    }
+
+    /// What it takes in memory, about.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.joined_bytes() + self.frames.len() * size_of::<Bytes>()
     }
 }
 

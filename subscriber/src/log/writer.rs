@@ -32,16 +32,16 @@ pub(crate) struct Queue {
 
 struct Queued {
     message: Message,
-    _charge: OwnedSemaphorePermit,
+    charge: OwnedSemaphorePermit,
 }
 
 impl Queue {
     /// Queues a message, once there is room for it. `false` if the writer is gone.
     pub(crate) async fn put(&self, message: Message) -> bool {
         // One that alone is more than the queue may hold waits until the queue is empty.
-        let bytes = u32::try_from(message.bytes()).unwrap_or(u32::MAX).clamp(1, QUEUE_BYTES_MAX);
+        let bytes = u32::try_from(message.held_bytes()).unwrap_or(u32::MAX).min(QUEUE_BYTES_MAX);
         let Ok(charge) = self.bytes.clone().acquire_many_owned(bytes).await else { return false };
-        self.sender.send(Queued { message, _charge: charge }).await.is_ok()
+        self.sender.send(Queued { message, charge }).await.is_ok()
     }
 
     /// Waits until the writer is gone.
@@ -129,11 +129,11 @@ impl Work {
         while let Some(first) = self.queue.blocking_recv() {
             self.renderer.render(&first.message, &mut batch);
             // The charges are held until the batch is on file: what is rendered is still in memory.
-            let mut charges = vec![first._charge];
+            let mut charges = vec![first.charge];
             while batch.len() < BATCH_BYTES {
                 let Ok(next) = self.queue.try_recv() else { break };
                 self.renderer.render(&next.message, &mut batch);
-                charges.push(next._charge);
+                charges.push(next.charge);
             }
             self.write(&batch)?;
             batch.clear();
