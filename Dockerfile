@@ -27,15 +27,14 @@ FROM debian:bookworm-slim
 LABEL org.opencontainers.image.title="downpipe" \
       org.opencontainers.image.description="A log pipeline over ZeroMQ PUB/SUB, without a broker" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.base.name="docker.io/library/debian:bookworm-slim"
 COPY docker-entrypoint.sh /usr/local/bin/
 COPY --from=build /build/target/release/downpipe /usr/local/bin/
 # Where the log lies: mount a folder here. 10001 is who serves if nobody else owns it.
 RUN install -d -o 10001 -g 10001 /data
 EXPOSE 5000 4444
-# Asks a publisher, or `up`. For a subscriber: downpipe health http://127.0.0.1:5001
+# Asks a publisher. For a subscriber: downpipe health http://127.0.0.1:5001
 HEALTHCHECK --interval=2s --timeout=5s --retries=3 CMD ["downpipe", "health"]
 # Starts as root to see who owns /data, gives up root for good, then serves.
 ENTRYPOINT ["docker-entrypoint.sh"]
-CMD ["up"]
+CMD ["--help"]

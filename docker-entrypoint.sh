@@ -14,8 +14,8 @@ uid=$(stat -c %u "$data")
 gid=$(stat -c %g "$data")
 if [ "$uid" = 0 ]; then
     uid=$nobody_else
-    # Also the log that an earlier run as root has left.
-    find "$data" -maxdepth 1 -user 0 \( -path "$data" -o -name 'subscriber*' \) -exec chown "$uid:$uid" {} +
+    # Also what an earlier run as root has left there.
+    find "$data" -maxdepth 1 -user 0 -exec chown "$uid:$uid" {} +
 fi
 if [ "$gid" = 0 ]; then
     gid=$uid

@@ -5,10 +5,12 @@
 
 use crate::config::{ConfigError, ConfigFile};
 use clap::builder::{PossibleValuesParser, Resettable, TypedValueParser};
+use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use hyper::Uri;
 use net::{Endpoint, HostPort};
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 use subscriber::{Format, PlainSource};
@@ -146,7 +148,11 @@ pub(crate) struct HealthArgs {
 }
 
 fn format_parser() -> impl TypedValueParser<Value = Format> {
-    PossibleValuesParser::new(["text", "json", "article"]).try_map(|name| name.parse::<Format>())
+    let names = Format::ALL.map(|(name, _)| name);
+    PossibleValuesParser::new(names).map(|chosen| {
+        let format = Format::ALL.into_iter().find(|(name, _)| *name == chosen);
+        format.expect("only names of formats are possible").1
+    })
 }
 
 fn size<const MIN: u64>(text: &str) -> Result<u64, String> {
@@ -191,7 +197,8 @@ impl UsageError {
         match self {
             Self::CommandLine(error) => error.exit(),
             error => {
-                eprintln!("downpipe: {:#}", anyhow::Error::from(error));
+                // A closed stderr is no reason to panic.
+                let _ = writeln!(std::io::stderr(), "downpipe: {:#}", anyhow::Error::from(error));
                 std::process::exit(2)
             }
         }
@@ -207,7 +214,12 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
     let file = path.map(|path| ConfigFile::read(path, &bare)).transpose()?.unwrap_or_default();
 
     Ok(match resolve(&file, bare.clone(), &args)? {
-        Parsed::Up(args) => up(args, &file, bare)?,
+        Parsed::Up(args) => {
+            let options = matches.subcommand_matches(DEFAULT_COMMAND);
+            let data_is_flag =
+                options.is_some_and(|options| options.value_source("data") == Some(ValueSource::CommandLine));
+            up(args, data_is_flag, &file, bare)?
+        }
         Parsed::Publisher(args) => Command::Publisher(args),
         Parsed::Subscriber(args) => Command::Subscriber(args),
         Parsed::Health(args) => Command::Health(args),
@@ -219,12 +231,14 @@ fn resolve(file: &ConfigFile, bare: clap::Command, args: &[OsString]) -> Result<
     Ok(Cli::from_arg_matches(&matches)?.command)
 }
 
-/// `up` is the two other commands, as their variables and tables have them, under what it was given itself.
-fn up(args: UpArgs, file: &ConfigFile, bare: clap::Command) -> Result<Command, clap::Error> {
-    let log = args.data.join("subscriber.log").into_os_string();
+/// `up` is the two other commands, as their variables and tables have them, under what it was given
+/// itself. A folder given as a flag goes over SUBSCRIBER_LOG, any other is the default behind it.
+fn up(args: UpArgs, data_is_flag: bool, file: &ConfigFile, bare: clap::Command) -> Result<Command, clap::Error> {
+    let log = args.data.join("subscriber.log");
+    let default_log = log.clone().into_os_string();
     let bare = bare.mut_subcommand("subscriber", |subscriber| {
         subscriber
-            .mut_arg("log", |arg| arg.default_value(log))
+            .mut_arg("log", |arg| arg.default_value(default_log))
             // Its own publisher it follows anyway; these are others.
             .mut_arg("plain", |arg| arg.default_value(Resettable::Reset))
     });
@@ -236,6 +250,9 @@ fn up(args: UpArgs, file: &ConfigFile, bare: clap::Command) -> Result<Command, c
     };
     publisher.http = args.http.unwrap_or(publisher.http);
     subscriber.format = args.format.unwrap_or(subscriber.format);
+    if data_is_flag {
+        subscriber.log = log;
+    }
     Ok(Command::Up { diagnostics: args.diagnostics, publisher, subscriber })
 }
 

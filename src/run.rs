@@ -12,33 +12,38 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use subscriber::{OpenError, PlainSource, Subscriber};
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-/// At the end: the wait for tasks that are in the middle of a write.
+/// At the end: the wait for threads that are in the middle of a step.
 const RUNTIME_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Runs a command to its end.
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     raise_open_files();
-    let runtime = Runtime::new().context("cannot start the runtime")?;
-    let result = runtime.block_on(async {
-        match command {
-            Command::Up { diagnostics, publisher, subscriber } => {
-                diagnostics::start(&diagnostics, "downpipe")?;
-                up(publisher, subscriber).await
-            }
-            Command::Publisher(args) => {
-                diagnostics::start(&args.diagnostics, "publisher")?;
-                run_publisher(args).await
-            }
-            Command::Subscriber(args) => {
-                diagnostics::start(&args.diagnostics, "subscriber")?;
-                run_subscriber(args).await
-            }
-            Command::Health(args) => health::check(&args.url).await,
+    match command {
+        Command::Up { diagnostics, publisher, subscriber } => {
+            let _diagnostics = diagnostics::start(&diagnostics, "downpipe")?;
+            serve(up(publisher, subscriber))
         }
-    });
+        Command::Publisher(args) => {
+            let _diagnostics = diagnostics::start(&args.diagnostics, "publisher")?;
+            serve(run_publisher(args))
+        }
+        Command::Subscriber(args) => {
+            let _diagnostics = diagnostics::start(&args.diagnostics, "subscriber")?;
+            serve(run_subscriber(args))
+        }
+        Command::Health(args) => {
+            let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+            runtime.block_on(health::check(&args.url))
+        }
+    }
+}
+
+fn serve(daemon: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let result = runtime.block_on(daemon);
     runtime.shutdown_timeout(RUNTIME_WAIT_MAX);
     result
 }
@@ -49,7 +54,7 @@ async fn run_publisher(args: PublisherArgs) -> anyhow::Result<()> {
     say(&ready_publisher(&publisher));
     let stop = CancellationToken::new();
     let daemon = async {
-        publisher.run(stop.clone()).await;
+        drop(publisher.run(stop.clone()).await);
         Ok(())
     };
     signals.supervise(stop.clone(), daemon).await
@@ -87,9 +92,11 @@ async fn up(publisher: PublisherArgs, mut subscriber: SubscriberArgs) -> anyhow:
         if stop.run_until_cancelled(both_connected).await.is_some() {
             let hints = hints(publisher.http_address(), &log);
             say(&format!("{}\n{ready_subscriber}\n\n{hints}", ready_publisher(&publisher)));
-            publisher.run(stop.clone()).await;
         }
+        let stopped = publisher.run(stop.clone()).await;
+        // It reads to the end of the connection that is closed now.
         stop_subscriber.cancel();
+        drop(stopped);
     };
     let writing = async {
         let written = subscriber.run(stop_subscriber.clone()).await;
@@ -121,7 +128,9 @@ fn open_subscriber(args: SubscriberArgs) -> anyhow::Result<Subscriber> {
         rotate_bytes: args.rotate_size,
     };
     Subscriber::open(config).map_err(|error| match error {
-        OpenError::SourceTwice(_) | OpenError::TooManySources(_) => UsageError::Wrong(error.to_string()).into(),
+        OpenError::SourceTwice(_) | OpenError::NameTwice(_) | OpenError::TooManySources(_) => {
+            UsageError::Wrong(error.to_string()).into()
+        }
         error => error.into(),
     })
 }
@@ -149,7 +158,7 @@ fn say(text: &str) {
 }
 
 /// Connections are descriptors, and the usual soft limit of 1,024 is there for programs that use
-/// `select`. Where it cannot be raised, accepting waits for descriptors.
+/// `select`. Where it cannot be raised, fewer can be had at once.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });

@@ -6,8 +6,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// The longest an orderly end may take. The bounds of its steps add up to less.
+/// The longest an orderly end may take; Docker gives ten seconds.
 const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(9);
+// In `up` one stops after the other, and each says what it could not do before the time is up.
+const _: () = assert!(
+    publisher::STOP_WAIT_MAX.saturating_add(subscriber::STOP_WAIT_MAX).as_millis() < SHUTDOWN_WAIT_MAX.as_millis()
+);
 
 /// SIGINT and SIGTERM, caught from the moment this is made, for a PID 1 as well.
 pub(crate) struct Signals {

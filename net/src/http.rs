@@ -25,16 +25,18 @@ pub const CONNECTIONS_MAX: usize = 1024;
 /// The wait for a request's head to be complete, on an idle connection too.
 pub const HEAD_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The wait for requests in hand at shutdown.
-pub const DRAIN_WAIT_MAX: Duration = Duration::from_secs(3);
+pub const DRAIN_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Bytes of a request's head; a longer one is answered 431.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The pause after an `accept` that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` until `shutdown`, then finishes the requests in hand, for at most [`DRAIN_WAIT_MAX`].
+/// Serves `router` until `shutdown`, then finishes the requests in hand, for at most
+/// [`DRAIN_WAIT_MAX`]. When this returns, no connection is left, and nothing is answered any more.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = GracefulShutdown::new();
+    let hang_up = CancellationToken::new();
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT_MAX).max_buf_size(HEAD_BYTES_MAX);
 
@@ -42,8 +44,9 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         let Some(slot) = shutdown.run_until_cancelled(slots.clone().acquire_owned()).await else { break };
         let service = TowerToHyperService::new(router.clone());
         let connection = connections.watch(server.serve_connection(TokioIo::new(stream), service));
+        let hang_up = hang_up.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Some(Err(error)) = hang_up.run_until_cancelled(connection).await {
                 debug!(%error, "http connection ended");
             }
             drop(slot);
@@ -54,6 +57,9 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     if tokio::time::timeout(DRAIN_WAIT_MAX, connections.shutdown()).await.is_err() {
         warn!(waited = ?DRAIN_WAIT_MAX, "http clients still have requests open, closing them");
     }
+    hang_up.cancel();
+    // Every connection has a slot, so all slots are free when all connections are gone.
+    let _ = slots.acquire_many(CONNECTIONS_MAX as u32).await;
 }
 
 /// The next connection; `None` at shutdown.

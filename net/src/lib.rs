@@ -9,4 +9,4 @@ pub mod listener;
 pub mod operations;
 
 pub use address::{AddressError, Endpoint, HostPort};
-pub use listener::{ListenError, listen, notice_dead_peers};
+pub use listener::{ListenError, listen, listen_http};

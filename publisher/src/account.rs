@@ -33,14 +33,24 @@ pub(crate) struct Held {
     pub(crate) bytes: u64,
 }
 
+/// A message that the budget does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// How many there have been, with this one.
+    pub(crate) count: u64,
+}
+
 impl Account {
     pub(crate) fn new(budget_bytes: u64) -> Arc<Self> {
         Arc::new(Self { budget_bytes, held: watch::Sender::new(Held::default()), refused: AtomicU64::new(0) })
     }
 
     /// Charges a message that is to be queued for `connections`, and wraps it so that its last
-    /// drop gives the charge back. `None`, and counted, if that would pass the budget.
-    pub(crate) fn charge(self: &Arc<Self>, payload: Vec<u8>, connections: usize) -> Option<Bytes> {
+    /// drop gives the charge back.
+    ///
+    /// # Errors
+    /// That would pass the budget. The refusal is counted.
+    pub(crate) fn charge(self: &Arc<Self>, payload: Vec<u8>, connections: usize) -> Result<Bytes, Refused> {
         let bytes = payload.len() as u64 + MESSAGE_OVERHEAD_BYTES + CONNECTION_OVERHEAD_BYTES * connections as u64;
         let charged = self.held.send_if_modified(|held| {
             let fits = held.messages < MESSAGES_MAX && held.bytes + bytes <= self.budget_bytes;
@@ -51,10 +61,9 @@ impl Account {
             fits
         });
         if !charged {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return None;
+            return Err(Refused { count: self.refused.fetch_add(1, Ordering::Relaxed) + 1 });
         }
-        Some(Bytes::from_owner(Charged { payload, bytes, account: self.clone() }))
+        Ok(Bytes::from_owner(Charged { payload, bytes, account: self.clone() }))
     }
 
     pub(crate) fn held(&self) -> Held {
@@ -120,11 +129,10 @@ mod tests {
         let account = Account::new(2 * (100 + 512));
         let first = account.charge(vec![0; 100], 0).unwrap();
         let second = account.charge(vec![0; 100], 0).unwrap();
-        assert!(account.charge(Vec::new(), 0).is_none());
-        assert_eq!(account.refused(), 1);
+        assert_eq!(account.charge(Vec::new(), 0), Err(Refused { count: 1 }));
         drop(first);
-        assert!(account.charge(vec![0; 101], 0).is_none());
-        assert!(account.charge(vec![0; 100], 0).is_some());
+        assert_eq!(account.charge(vec![0; 101], 0), Err(Refused { count: 2 }));
+        assert!(account.charge(vec![0; 100], 0).is_ok());
         assert_eq!(account.refused(), 2);
         drop(second);
     }
@@ -133,7 +141,7 @@ mod tests {
     fn small_messages_are_bounded_by_number() {
         let account = Account::new(u64::MAX / 2);
         let held: Vec<_> = (0..MESSAGES_MAX).map(|_| account.charge(Vec::new(), 0).unwrap()).collect();
-        assert!(account.charge(Vec::new(), 0).is_none());
+        assert!(account.charge(Vec::new(), 0).is_err());
         drop(held);
         assert_eq!(account.held(), Held::default());
     }

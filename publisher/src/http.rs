@@ -2,7 +2,7 @@
 
 use crate::Shared;
 use crate::downcase::{self, QueryError};
-use crate::live::Published;
+use crate::live::PublishError;
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
@@ -11,6 +11,7 @@ use net::http::get_only;
 use net::operations::{self, Operable};
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
+use tracing::warn;
 
 /// All that the publisher serves.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
@@ -27,7 +28,7 @@ enum DowncaseError {
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error("cannot publish the answer: {0}")]
-    Publish(#[from] zeromq::ZmqError),
+    Publish(zeromq::ZmqError),
 }
 
 async fn downcase(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
@@ -40,12 +41,18 @@ async fn downcase(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) 
 /// Publishes the answer before the client gets it: who was answered 200 was published.
 async fn publish_answer(shared: &Shared, query: &str) -> Result<String, DowncaseError> {
     let answer = downcase::answer(query)?;
-    match shared.plain.publish(answer.clone()).await? {
-        Published::Sent => {}
+    match shared.plain.publish(answer.clone()).await {
+        Ok(()) => Ok(answer),
+        Err(PublishError::Socket(error)) => Err(DowncaseError::Publish(error)),
         // Best effort, like PUB itself: the drop is counted, and the client is not made to wait.
-        Published::Dropped => shared.metrics.warn_of_drops(shared.plain.dropped()),
+        Err(PublishError::Dropped(dropped)) => {
+            // The first, and again each time their number has doubled.
+            if dropped.count.is_power_of_two() {
+                warn!(dropped = dropped.count, "the plain feed's budget is full: a subscriber reads too slowly");
+            }
+            Ok(answer)
+        }
     }
-    Ok(answer)
 }
 
 impl IntoResponse for DowncaseError {

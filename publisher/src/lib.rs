@@ -15,7 +15,6 @@ mod metrics;
 use crate::live::PlainFeed;
 use crate::metrics::Metrics;
 use net::{Endpoint, HostPort, ListenError};
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +22,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// The least that the plain feed may hold, in bytes: the longest answer, several times over.
-pub const LIVE_BUDGET_BYTES_MIN: u64 = 64 * 1024;
+/// The least that the plain feed may hold, in bytes: a few of the longest answers, for hundreds of subscribers.
+pub const LIVE_BUDGET_BYTES_MIN: u64 = 1024 * 1024;
+/// The longest that [`Publisher::run`] goes on after its shutdown has begun.
+pub const STOP_WAIT_MAX: Duration = net::http::DRAIN_WAIT_MAX.saturating_add(LINGER_MAX);
 
 /// The wait at shutdown for subscribers to take what was published.
-const LINGER_MAX: Duration = Duration::from_secs(2);
+const LINGER_MAX: Duration = Duration::from_secs(1);
 
 /// What a publisher needs to know.
 #[derive(Debug, Clone)]
@@ -48,14 +49,6 @@ pub enum BindError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// A bound socket cannot be set up.
-    #[error("cannot set up the socket at {address}")]
-    Setup {
-        /// Where it listens.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
     /// The PUB socket does not take the listener.
     #[error("cannot serve the plain feed at {address}")]
     Feed {
@@ -86,18 +79,11 @@ impl Publisher {
     /// # Errors
     /// See [`BindError`]; each names the address.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
-        let http = net::listen(&config.http)?;
-        let plain = net::listen(config.plain.address())?;
-        let http_address = local_address(&http, &config.http)?;
-        let plain_address = local_address(&plain, config.plain.address())?;
-
-        let setup = |address| move |source| BindError::Setup { address, source };
-        net::notice_dead_peers(&plain, config.peer_timeout).map_err(setup(plain_address))?;
-        let http = TcpListener::from_std(http).map_err(setup(http_address))?;
+        let (http, http_address) = net::listen_http(&config.http)?;
+        let (plain, plain_address) = net::listen(config.plain.address(), config.peer_timeout)?;
         let plain = PlainFeed::serve(plain, config.live_budget_bytes)
             .await
             .map_err(|source| BindError::Feed { address: plain_address, source })?;
-
         let shared = Arc::new(Shared { plain, metrics: Metrics::new() });
         Ok(Self { http, http_address, plain_address, shared })
     }
@@ -119,19 +105,17 @@ impl Publisher {
 
     /// Serves until `shutdown`; then stops accepting, finishes the requests in hand, and lets
     /// subscribers take what was published, each within its bound.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(self, shutdown: CancellationToken) -> Stopped {
         net::http::serve(self.http, http::router(self.shared.clone()), shutdown).await;
         let left = self.shared.plain.drain(LINGER_MAX).await;
         if left > 0 {
             warn!(messages = left, waited = ?LINGER_MAX, "subscribers did not take all that was published to them");
         }
         info!("publisher stopped");
+        Stopped(self.shared)
     }
 }
 
-fn local_address(listener: &std::net::TcpListener, asked: &HostPort) -> Result<SocketAddr, BindError> {
-    listener.local_addr().map_err(|source| {
-        let address = SocketAddr::from(([0, 0, 0, 0], asked.port()));
-        BindError::Setup { address, source }
-    })
-}
+/// A publisher that serves no more. Its subscribers are disconnected when this is dropped.
+#[must_use]
+pub struct Stopped(#[expect(dead_code, reason = "held for its drop")] Arc<Shared>);

@@ -3,7 +3,7 @@
 //! Best effort, as PUB/SUB is: who is not connected misses it, and what the account's budget does
 //! not hold is dropped and counted. Sending never waits for a subscriber.
 
-use crate::account::{Account, Held};
+use crate::account::{Account, Held, Refused};
 use futures_util::StreamExt;
 use std::collections::{HashSet, VecDeque};
 use std::net::TcpListener;
@@ -21,16 +21,26 @@ const EARLY_ENDS_MAX: usize = 64;
 pub(crate) struct PlainFeed {
     socket: Mutex<PubSocket>,
     account: Arc<Account>,
-    connections: watch::Receiver<usize>,
+    connections: watch::Receiver<Connections>,
 }
 
-/// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Published {
-    /// The PUB socket has it.
-    Sent,
-    /// The queues are full; it was dropped, and the account has counted it.
-    Dropped,
+/// Subscribers' connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Connections {
+    /// How many there are now.
+    pub(crate) open: usize,
+    /// How many have ended. What was on its way on one of them is lost, to that subscriber.
+    pub(crate) ended: u64,
+}
+
+/// Why a message was not handed to the PUB socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PublishError {
+    /// The queues are full. It is dropped and counted.
+    #[error("the plain feed's budget is full, {} messages dropped", .0.count)]
+    Dropped(Refused),
+    #[error("cannot publish")]
+    Socket(#[from] zeromq::ZmqError),
 }
 
 impl PlainFeed {
@@ -39,29 +49,29 @@ impl PlainFeed {
         let mut socket = PubSocket::new();
         let mut events = socket.monitor();
         socket.bind_listener(listener).await?;
-        let (count, connections) = watch::channel(0);
+        let (told, connections) = watch::channel(Connections::default());
         // Ends with the socket, which owns the other end of the events.
         tokio::spawn(async move {
             let mut peers = Peers::default();
             while let Some(event) = events.next().await {
                 peers.note(event);
-                count.send_replace(peers.connected.len());
+                told.send_replace(Connections { open: peers.connected.len(), ended: peers.ended });
             }
         });
         Ok(Self { socket: Mutex::new(socket), account: Account::new(budget_bytes), connections })
     }
 
     /// Hands a message to the PUB socket, if the account allows.
-    pub(crate) async fn publish(&self, text: String) -> ZmqResult<Published> {
-        let Some(frame) = self.account.charge(text.into_bytes(), self.connections()) else {
-            return Ok(Published::Dropped);
-        };
-        self.socket.lock().await.send(frame.into()).await?;
-        Ok(Published::Sent)
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub(crate) async fn publish(&self, text: String) -> Result<(), PublishError> {
+        let frame = self.account.charge(text.into_bytes(), self.connections().open).map_err(PublishError::Dropped)?;
+        Ok(self.socket.lock().await.send(frame.into()).await?)
     }
 
-    /// Subscribers connected now.
-    pub(crate) fn connections(&self) -> usize {
+    /// Subscribers' connections now.
+    pub(crate) fn connections(&self) -> Connections {
         *self.connections.borrow()
     }
 
@@ -79,11 +89,12 @@ impl PlainFeed {
     pub(crate) async fn subscriber_connected(&self) {
         let mut connections = self.connections.clone();
         // The sender lives as long as the socket, which is `self`'s.
-        let _ = connections.wait_for(|&count| count > 0).await;
+        let _ = connections.wait_for(|connections| connections.open > 0).await;
     }
 
     /// Waits until the subscribers' connections have taken all that was sent, for at most `wait`.
-    /// Returns how many messages they have not taken.
+    /// Returns how many messages they have not taken. (Taken is not sent: a subscriber that does not
+    /// read leaves up to 128 KiB in its connection's buffer, behind what the kernel has.)
     pub(crate) async fn drain(&self, wait: Duration) -> u64 {
         let _ = tokio::time::timeout(wait, self.account.settled()).await;
         self.held().messages
@@ -97,6 +108,7 @@ impl PlainFeed {
 #[derive(Default)]
 struct Peers {
     connected: HashSet<PeerIdentity>,
+    ended: u64,
     ended_early: VecDeque<PeerIdentity>,
 }
 
@@ -106,11 +118,15 @@ impl Peers {
             SocketEvent::Accepted(address, peer) => {
                 debug!(%address, "subscriber connected");
                 match self.ended_early.iter().position(|early| *early == peer) {
-                    Some(index) => drop(self.ended_early.remove(index)),
+                    Some(index) => {
+                        self.ended_early.remove(index);
+                        self.ended += 1;
+                    }
                     None => drop(self.connected.insert(peer)),
                 }
             }
-            SocketEvent::Disconnected(peer) if !self.connected.remove(&peer) => {
+            SocketEvent::Disconnected(peer) if self.connected.remove(&peer) => self.ended += 1,
+            SocketEvent::Disconnected(peer) => {
                 self.ended_early.truncate(EARLY_ENDS_MAX - 1);
                 self.ended_early.push_front(peer);
             }
@@ -141,7 +157,7 @@ mod tests {
         peers.note(gone(one.clone()));
         peers.note(gone(one));
         peers.note(gone(three));
-        assert!(peers.connected.is_empty());
+        assert_eq!((peers.connected.len(), peers.ended), (0, 3));
     }
 
     #[test]

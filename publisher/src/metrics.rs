@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tracing::warn;
+use std::sync::atomic::Ordering;
 
 type Labels = [(&'static str, String); 1];
 
@@ -15,6 +15,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<Labels, Counter>,
     plain_dropped: Counter,
+    plain_disconnects: Counter,
     plain_subscribers: Gauge,
     plain_queued_messages: Gauge,
     plain_queued_bytes: Gauge,
@@ -24,10 +25,12 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("downpipe_publisher");
         let requests = Family::default();
-        let plain_dropped = Counter::default();
+        let [plain_dropped, plain_disconnects] = std::array::from_fn(|_| Counter::default());
         let [plain_subscribers, plain_queued_messages, plain_queued_bytes] = std::array::from_fn(|_| Gauge::default());
         registry.register("requests", "Requests to /downcase, by the status of their answer", requests.clone());
         registry.register("plain_dropped", "Messages that the plain feed could not hold", plain_dropped.clone());
+        let help = "Connections to the plain feed that ended; what was on its way on them is lost";
+        registry.register("plain_disconnects", help, plain_disconnects.clone());
         registry.register("plain_subscribers", "Connections to the plain feed", plain_subscribers.clone());
         registry.register(
             "plain_queued_messages",
@@ -35,27 +38,30 @@ impl Metrics {
             plain_queued_messages.clone(),
         );
         registry.register("plain_queued_bytes", "Bytes charged to the plain feed's budget", plain_queued_bytes.clone());
-        Self { registry, requests, plain_dropped, plain_subscribers, plain_queued_messages, plain_queued_bytes }
+        Self {
+            registry,
+            requests,
+            plain_dropped,
+            plain_disconnects,
+            plain_subscribers,
+            plain_queued_messages,
+            plain_queued_bytes,
+        }
     }
 
     pub(crate) fn answered(&self, status: StatusCode) {
         self.requests.get_or_create(&[("status", status.as_str().to_owned())]).inc();
     }
 
-    /// Warns of the first drop, and again each time their number has doubled.
-    pub(crate) fn warn_of_drops(&self, dropped: u64) {
-        if dropped.is_power_of_two() {
-            warn!(dropped, "the plain feed's budget is full, dropping messages: a subscriber reads too slowly");
-        }
-    }
-
     /// The registry, with what the feed itself keeps read anew.
     pub(crate) fn read(&self, plain: &PlainFeed) -> &Registry {
         let held = plain.held();
-        self.plain_subscribers.set(plain.connections() as i64);
+        let connections = plain.connections();
+        self.plain_subscribers.set(connections.open as i64);
+        self.plain_disconnects.inner().store(connections.ended, Ordering::Relaxed);
         self.plain_queued_messages.set(held.messages as i64);
         self.plain_queued_bytes.set(held.bytes as i64);
-        self.plain_dropped.inner().store(plain.dropped(), std::sync::atomic::Ordering::Relaxed);
+        self.plain_dropped.inner().store(plain.dropped(), Ordering::Relaxed);
         &self.registry
     }
 }

@@ -11,7 +11,7 @@ mod metrics;
 mod source;
 
 pub use crate::log::file::{LogError, ROTATE_BYTES_MIN};
-pub use crate::log::format::{Format, UnknownFormat};
+pub use crate::log::format::Format;
 pub use crate::log::writer::WriterError;
 pub use crate::source::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX, PlainSource, SourceError};
 
@@ -22,7 +22,6 @@ use crate::log::writer::{Queue, Writer};
 use crate::metrics::Metrics;
 use crate::source::{Follower, Link};
 use net::{Endpoint, HostPort, ListenError};
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,13 +34,19 @@ use tracing::{info, warn};
 
 /// Sources that one subscriber follows: each holds a connection with its buffers.
 pub const SOURCES_MAX: usize = 256;
+/// The longest that [`Subscriber::run`] goes on after its shutdown has begun.
+pub const STOP_WAIT_MAX: Duration = SOURCES_WAIT_MAX.saturating_add(WRITER_WAIT_MAX);
 /// The wait at shutdown for sources to be read to their end.
 const SOURCES_WAIT_MAX: Duration = Duration::from_secs(2);
+/// The wait after that for the log to be written and synced.
+const WRITER_WAIT_MAX: Duration = Duration::from_millis(3500);
+// HTTP is drained meanwhile.
+const _: () = assert!(net::http::DRAIN_WAIT_MAX.as_millis() <= STOP_WAIT_MAX.as_millis());
 
 /// What a subscriber needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Whom to follow: at most [`SOURCES_MAX`], each endpoint once.
+    /// Whom to follow: at most [`SOURCES_MAX`], each endpoint and each name once.
     pub plain: Vec<PlainSource>,
     /// The current file of the log.
     pub log: PathBuf,
@@ -59,6 +64,9 @@ pub enum OpenError {
     /// Two sources are one, and would write every message twice.
     #[error("the plain source {0} is given twice, which would write its messages twice")]
     SourceTwice(Endpoint),
+    /// Two sources could not be told apart in the log.
+    #[error("two plain sources are called {0}")]
+    NameTwice(String),
     /// More sources than one subscriber follows.
     #[error("{0} plain sources are given, more than {SOURCES_MAX}")]
     TooManySources(usize),
@@ -68,14 +76,6 @@ pub enum OpenError {
     /// The HTTP address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// A bound socket cannot be set up.
-    #[error("cannot set up the socket of {address}")]
-    Setup {
-        /// The address as it was given.
-        address: HostPort,
-        /// What the system says.
-        source: io::Error,
-    },
     /// The log's thread cannot be had.
     #[error(transparent)]
     Writer(#[from] WriterError),
@@ -101,10 +101,7 @@ impl Subscriber {
         let metrics = Metrics::new();
         let log = LogFile::open(&config.log, config.rotate_bytes, metrics.rotations.clone())?;
 
-        let setup = |source| OpenError::Setup { address: config.http.clone(), source };
-        let http = net::listen(&config.http)?;
-        let http_address = http.local_addr().map_err(setup)?;
-        let http = TcpListener::from_std(http).map_err(setup)?;
+        let (http, http_address) = net::listen_http(&config.http)?;
 
         let (queue, writer) = Writer::start(log, Renderer::new(config.format), metrics.written.clone())?;
         let new_link = || watch::Sender::new(Link::Waiting("not connected yet".to_owned()));
@@ -145,22 +142,34 @@ impl Subscriber {
             let (queue, shutdown) = (self.queue.clone(), shutdown.clone());
             sources.spawn(Follower { source, queue, link, metrics, shutdown }.run());
         }
-        tokio::select! {
-            () = net::http::serve(self.http, http::router(self.status), shutdown.clone()) => {}
-            // A writer that ends by itself takes the subscriber with it: nothing more could be written.
-            () = self.queue.closed() => shutdown.cancel(),
-        }
-        // From here on the queue closes when the last source has ended.
-        drop(self.queue);
-
-        let all_ended = async { while sources.join_next().await.is_some() {} };
-        if tokio::time::timeout(SOURCES_WAIT_MAX, all_ended).await.is_err() {
-            warn!(waited = ?SOURCES_WAIT_MAX, "sources cannot be read to their end, dropping them");
-            sources.shutdown().await;
-        }
-        let finished = self.writer.finish().await;
+        let http = net::http::serve(self.http, http::router(self.status), shutdown.clone());
+        let log = async {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                // Neither ends by itself. Without a writer nothing can be written, and a source
+                // that nobody follows would still be called connected.
+                () = self.queue.closed() => {}
+                Some(_) = sources.join_next() => {}
+            }
+            let ended_early = !shutdown.is_cancelled();
+            shutdown.cancel();
+            // The queue closes when the last source has ended.
+            drop(self.queue);
+            read_to_the_end(sources).await;
+            let finished = self.writer.finish(WRITER_WAIT_MAX).await;
+            if ended_early { finished.and(Err(WriterError::Ended)) } else { finished }
+        };
+        let ((), finished) = tokio::join!(http, log);
         info!("subscriber stopped");
         finished
+    }
+}
+
+async fn read_to_the_end(mut sources: JoinSet<()>) {
+    let all_ended = async { while sources.join_next().await.is_some() {} };
+    if tokio::time::timeout(SOURCES_WAIT_MAX, all_ended).await.is_err() {
+        warn!(waited = ?SOURCES_WAIT_MAX, "sources cannot be read to their end, dropping them");
+        sources.shutdown().await;
     }
 }
 
@@ -171,6 +180,9 @@ fn check_sources(sources: &[PlainSource]) -> Result<(), OpenError> {
     for (index, source) in sources.iter().enumerate() {
         if sources[..index].iter().any(|earlier| earlier.endpoint() == source.endpoint()) {
             return Err(OpenError::SourceTwice(source.endpoint().clone()));
+        }
+        if sources[..index].iter().any(|earlier| earlier.name() == source.name()) {
+            return Err(OpenError::NameTwice(source.name().to_owned()));
         }
     }
     Ok(())

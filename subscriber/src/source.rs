@@ -5,9 +5,10 @@
 //! a new one made, with a timeout, the name resolved anew, and a back-off of our own.
 //!
 //! PUB/SUB has no heartbeat that every publisher answers, and a publisher that vanishes without a
-//! word leaves a connection that is silent for ever. So a silent one is tested: the name is
-//! resolved again (did the publisher move?), and a subscription to a prefix that nobody publishes
-//! is made and taken back (TCP then finds out whether anybody is there).
+//! word leaves a connection that is silent for ever. So while one is silent, its name is resolved
+//! again (did the publisher move?), and now and then a subscription to a prefix that nobody publishes
+//! is made and taken back: a host that has restarted answers that with a reset, and on one that is
+//! gone TCP gives up after the kernel's retransmissions, about 15 minutes.
 
 use crate::log::format::Message;
 use crate::log::writer::Queue;
@@ -20,8 +21,10 @@ use net::{AddressError, Endpoint};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::sync::watch;
@@ -42,12 +45,12 @@ const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 const ADDRESSES_MAX: usize = 8;
 /// The pause before the first reconnect, and before the last of many; each time twice as long.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// The silence after which a connection is tested, and tested again.
-const SILENCE: Duration = Duration::from_secs(30);
-/// The wait for that test's subscription to be sent.
-const TEST_WAIT_MAX: Duration = Duration::from_secs(2);
-/// The prefix of that subscription.
-const TEST_PREFIX: &str = "\0downpipe\0still there?";
+/// How often a connection is nudged, and its name resolved while it is silent.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// The wait for a subscription to be sent.
+const SUBSCRIBE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// What is subscribed to, and at once no more, to have something sent.
+const NUDGE_PREFIX: &str = "\0downpipe\0still there?";
 /// At shutdown: the silence after which a source counts as read to its end, and the longest it is read on.
 const DRAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(1500));
 
@@ -124,6 +127,8 @@ enum ConnectError {
     Resolve(io::Error),
     #[error("the name has no address")]
     NoAddress,
+    #[error("the publisher takes no subscription")]
+    NotTaken,
     #[error("{0}")]
     Socket(#[from] ZmqError),
 }
@@ -184,14 +189,15 @@ impl Follower {
     }
 
     async fn receive(&self, mut connection: Connection) -> End {
-        let mut test = interval_at(Instant::now() + SILENCE, SILENCE);
-        test.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut silent = true;
+        let mut nudge = interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
+        nudge.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let heard = AtomicBool::new(false);
+        let mut moved = pin!(moved(&self.source.endpoint, connection.address, &heard));
         let mut drain = Drain::NotYet;
         loop {
             let message = tokio::select! {
                 // In this order: a source that never pauses must not keep the shutdown out, and what
-                // was received before a disconnect comes before it.
+                // was received comes before what ends the connection.
                 biased;
                 () = self.shutdown.cancelled(), if drain == Drain::NotYet => {
                     drain = Drain::Until(Instant::now() + DRAIN.1);
@@ -202,17 +208,17 @@ impl Follower {
                     Ok(message) => message,
                     Err(error) => return End::Lost(error.to_string()),
                 },
-                () = disconnected(&mut connection.events) => return End::Lost("the publisher closed the connection".to_owned()),
-                _ = test.tick() => {
-                    if std::mem::replace(&mut silent, true)
-                        && let Err(reason) = connection.test(&self.source.endpoint).await
-                    {
-                        return End::Lost(reason);
-                    }
-                    continue;
+                () = disconnected(&mut connection.events) => {
+                    return End::Lost("the publisher closed the connection".to_owned());
                 }
+                () = drain.quiet() => return End::Shutdown,
+                () = &mut moved => return End::Lost(format!("the publisher is no longer at {}", connection.address)),
+                _ = nudge.tick() => match connection.nudge().await {
+                    Ok(()) => continue,
+                    Err(error) => return End::Lost(error.to_string()),
+                },
             };
-            silent = false;
+            heard.store(true, Ordering::Relaxed);
             if !self.put(message).await {
                 return End::Shutdown;
             }
@@ -244,11 +250,31 @@ enum Drain {
 }
 
 impl Drain {
-    /// Waits until nothing has come for a while, or the whole time is over; before the shutdown, for ever.
+    /// Ends when the time is over; before the shutdown, never.
     async fn over(&self) {
         match self {
             Self::NotYet => std::future::pending().await,
-            Self::Until(end) => sleep_until((*end).min(Instant::now() + DRAIN.0)).await,
+            Self::Until(end) => sleep_until(*end).await,
+        }
+    }
+
+    /// Ends when nothing has come for a while; before the shutdown, never.
+    async fn quiet(&self) {
+        match self {
+            Self::NotYet => std::future::pending().await,
+            Self::Until(_) => sleep(DRAIN.0).await,
+        }
+    }
+}
+
+/// Ends when the name of a publisher leads elsewhere, and nothing was heard meanwhile.
+async fn moved(endpoint: &Endpoint, address: SocketAddr, heard: &AtomicBool) {
+    loop {
+        sleep(CHECK_EVERY).await;
+        // A resolver that fails says nothing about the publisher.
+        let leads_elsewhere = resolve(endpoint).await.is_ok_and(|addresses| !addresses.contains(&address));
+        if !heard.swap(false, Ordering::Relaxed) && leads_elsewhere {
+            return;
         }
     }
 }
@@ -272,22 +298,13 @@ async fn disconnected(events: &mut Events) {
 }
 
 impl Connection {
-    /// Whether the publisher may still be there.
-    async fn test(&mut self, endpoint: &Endpoint) -> Result<(), String> {
-        // A resolver that fails says nothing about the publisher.
-        if let Ok(addresses) = resolve(endpoint).await
-            && !addresses.contains(&self.address)
-        {
-            return Err(format!("the publisher is no longer at {}", self.address));
-        }
+    /// Sends something that changes nothing.
+    async fn nudge(&mut self) -> Result<(), ConnectError> {
         let nudge = async {
-            self.socket.subscribe(TEST_PREFIX).await?;
-            self.socket.unsubscribe(TEST_PREFIX).await
+            self.socket.subscribe(NUDGE_PREFIX).await?;
+            self.socket.unsubscribe(NUDGE_PREFIX).await
         };
-        match timeout(TEST_WAIT_MAX, nudge).await {
-            Ok(sent) => sent.map_err(|error| error.to_string()),
-            Err(_) => Err("the publisher takes no subscription".to_owned()),
-        }
+        Ok(timeout(SUBSCRIBE_WAIT_MAX, nudge).await.map_err(|_| ConnectError::NotTaken)??)
     }
 }
 
@@ -297,7 +314,7 @@ async fn connect(endpoint: &Endpoint) -> Result<Connection, ConnectError> {
     if addresses.is_empty() {
         return Err(ConnectError::NoAddress);
     }
-    let attempts = addresses.into_iter().map(|address| Box::pin(connect_to(address)));
+    let attempts = addresses.into_iter().take(ADDRESSES_MAX).map(|address| Box::pin(connect_to(address)));
     let (connection, _) = select_ok(attempts).await?;
     Ok(connection)
 }
@@ -307,9 +324,10 @@ async fn connect_to(address: SocketAddr) -> Result<Connection, ConnectError> {
     options.connect_timeout(CONNECT_WAIT_MAX);
     let mut socket = SubSocket::with_options(options);
     let events = Box::new(socket.monitor());
-    // Before the connection, so that the subscription is the first thing sent on it.
-    socket.subscribe("").await?;
     socket.connect(&Endpoint::from(address).to_string()).await?;
+    // Not before the connection: the crate would send it then, and say nothing if that failed.
+    let subscribed = timeout(SUBSCRIBE_WAIT_MAX, socket.subscribe("")).await;
+    subscribed.map_err(|_| ConnectError::NotTaken)??;
     Ok(Connection { socket, events, address })
 }
 
@@ -317,7 +335,7 @@ async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
     let address = endpoint.address();
     let lookup = lookup_host((address.host(), address.port()));
     match timeout(RESOLVE_WAIT_MAX, lookup).await {
-        Ok(Ok(addresses)) => Ok(addresses.take(ADDRESSES_MAX).collect()),
+        Ok(Ok(addresses)) => Ok(addresses.collect()),
         Ok(Err(error)) => Err(ConnectError::Resolve(error)),
         Err(_) => Err(ConnectError::Resolve(io::ErrorKind::TimedOut.into())),
     }
@@ -326,6 +344,45 @@ async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zeromq::{PubSocket, SocketSend};
+
+    async fn publisher() -> (PubSocket, Endpoint) {
+        let mut publisher = PubSocket::new();
+        let bound = publisher.bind("tcp://127.0.0.1:0").await.unwrap().to_string();
+        (publisher, bound.parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_nudge_reaches_the_publisher_and_changes_nothing() {
+        let (mut publisher, endpoint) = publisher().await;
+        let mut connection = connect(&endpoint).await.unwrap();
+        for number in 0..10 {
+            connection.nudge().await.unwrap();
+            // The first ones may be sent before the subscription has arrived.
+            let received = loop {
+                publisher.send(format!("{number}").into()).await.unwrap();
+                if let Ok(received) = timeout(Duration::from_millis(10), connection.socket.recv()).await {
+                    break received.unwrap();
+                }
+            };
+            assert!(received.get(0).is_some_and(|frame| *frame != NUDGE_PREFIX.as_bytes()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_leads_elsewhere_ends_a_silent_connection_and_no_other() {
+        let here = "127.0.0.1:4444".parse().unwrap();
+        let elsewhere: Endpoint = "tcp://127.0.0.2:4444".parse().unwrap();
+        let (silent, heard) = (AtomicBool::new(false), AtomicBool::new(true));
+        let start = Instant::now();
+        moved(&elsewhere, here, &silent).await;
+        assert_eq!(start.elapsed().as_secs(), 30);
+        let start = Instant::now();
+        moved(&elsewhere, here, &heard).await;
+        assert_eq!(start.elapsed().as_secs(), 60);
+        let stays: Endpoint = "tcp://127.0.0.1:4444".parse().unwrap();
+        assert!(timeout(CHECK_EVERY * 100, moved(&stays, here, &silent)).await.is_err());
+    }
 
     #[test]
     fn a_source_is_called_by_its_name_or_its_address() {

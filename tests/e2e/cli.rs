@@ -49,7 +49,7 @@ fn a_wrong_command_line_is_refused_with_2() {
         (&["--nonsense"], "'--nonsense'"),
         (&["publisher", "--http=localhost"], "`localhost` does not end in a port"),
         (&["publisher", "--plain=127.0.0.1:4444"], "`127.0.0.1:4444` is not a TCP endpoint"),
-        (&["publisher", "--live-budget=1KiB"], "65536 bytes"),
+        (&["publisher", "--live-budget=1KiB"], "1048576 bytes"),
         (&["publisher", "--peer-timeout=soon"], "--peer-timeout"),
         (&["subscriber", "--plain=tcp://127.0.0.1:0"], "cannot be connected to"),
         (&["subscriber", "--plain=$x=tcp://127.0.0.1:1"], "`$x` cannot be the name of a source"),
@@ -83,6 +83,9 @@ fn what_cannot_be_had_is_refused_with_1() {
     let twice = "tcp://127.0.0.1:9,name=tcp://127.0.0.1:9";
     let subscriber = outcome(downpipe().args(subscriber_args(folder.path(), twice)));
     assert_refused(&subscriber, 2, "tcp://127.0.0.1:9 is given twice");
+    let twice = "web=tcp://127.0.0.1:9,web=tcp://127.0.0.1:10";
+    let subscriber = outcome(downpipe().args(subscriber_args(folder.path(), twice)));
+    assert_refused(&subscriber, 2, "two plain sources are called web");
     let mut command = downpipe();
     command.args(subscriber_args(folder.path(), "tcp://127.0.0.1:9")).arg("--diagnostics=/proc/nowhere");
     assert_refused(&outcome(&mut command), 1, "/proc/nowhere");
@@ -113,7 +116,7 @@ fn a_flag_is_over_the_environment_over_the_file_over_the_default() {
     let folder = folder();
     let config = write_config(
         folder.path(),
-        "[publisher]\nhttp = '127.0.0.2:0'\nplain = 'tcp://127.0.0.2:0'\nlive-budget = 1000000\n[subscriber]\nformat = 'json'\n",
+        "[publisher]\nhttp = '127.0.0.2:0'\nplain = 'tcp://127.0.0.2:0'\nlive-budget = 2000000\n[subscriber]\nformat = 'json'\n",
     );
     let start = |args: &[&str], env: &[(&str, &str)]| {
         let mut command = downpipe();
@@ -185,18 +188,32 @@ fn health_asks_the_daemon_and_tells_its_reasons() {
 
 #[test]
 fn diagnostics_go_to_stderr_and_a_file_and_never_into_the_log() {
+    // The folder is the log's own, and relative: neither may harm the other.
     let folder = folder();
-    let diagnostics = folder.path().join("diagnostics");
-    let up =
-        up(&folder.path().join("data"), &["--diagnostics-format=json", "--diagnostics", diagnostics.to_str().unwrap()]);
-    up.page("publisher", "/downcase?param=X");
-    lines_once_there_are(&folder.path().join("data"), 1);
-    let stderr = eventually("a message on stderr", || Some(up.stderr()).filter(|text| text.contains('\n')));
-    assert!(stderr.lines().all(|line| line.starts_with("{\"timestamp\":")), "{stderr}");
-    up.stop();
-    let file = fs::read_to_string(diagnostics.join("downpipe.log")).unwrap();
-    assert!(file.contains("connected") && file.lines().all(|line| line.starts_with("{\"timestamp\":")), "{file}");
-    assert_eq!(lines(&folder.path().join("data")).len(), 1);
+    let mut command = downpipe();
+    command.args(["subscriber", "--http=127.0.0.1:0", "--plain=tcp://127.0.0.1:9", "--log=subscriber.log"]);
+    command.args(["--diagnostics=.", "--diagnostics-format=json"]).current_dir(folder.path());
+    fs::write(folder.path().join("subscriber.log"), "a line\n").unwrap();
+    let subscriber = Daemon::start(command, 1);
+    let is_json = |text: &str| text.lines().all(|line| line.starts_with("{\"timestamp\":"));
+    let stderr = eventually("a message on stderr", || Some(subscriber.stderr()).filter(|text| text.contains('\n')));
+    assert!(is_json(&stderr), "{stderr}");
+    subscriber.stop();
+    let file = fs::read_to_string(folder.path().join("subscriber.diagnostics")).unwrap();
+    assert!(file.contains("subscriber stopped") && is_json(&file), "{file}");
+    assert_eq!(lines(folder.path()), ["a line"]);
+
+    // What is not the newest file's link is nobody's to remove.
+    fs::remove_file(folder.path().join("subscriber.diagnostics")).unwrap();
+    fs::write(folder.path().join("subscriber.diagnostics"), "mine").unwrap();
+    let mut command = downpipe();
+    command.args(["subscriber", "--http=127.0.0.1:0", "--diagnostics=."]).current_dir(folder.path());
+    assert_refused(
+        &outcome(&mut command),
+        1,
+        "cannot write diagnostics to .: subscriber.diagnostics is in the way there",
+    );
+    assert_eq!(fs::read_to_string(folder.path().join("subscriber.diagnostics")).unwrap(), "mine");
 }
 
 #[test]

@@ -38,15 +38,19 @@ impl Project {
         self.folder.path().join("data")
     }
 
-    /// `docker compose`, or where that is not installed `docker-compose`.
     fn compose(&self, args: &[&str]) -> String {
+        run(&mut self.compose_command(args))
+    }
+
+    /// `docker compose`, or where that is not installed `docker-compose`.
+    fn compose_command(&self, args: &[&str]) -> Command {
         let is_plugin =
             Command::new("docker").args(["compose", "version"]).output().is_ok_and(|out| out.status.success());
         let mut command = Command::new(if is_plugin { "docker" } else { "docker-compose" });
         command.args(is_plugin.then_some("compose")).args(args).current_dir(self.folder.path());
         command.env("COMPOSE_PROJECT_NAME", &self.name).env("DOWNPIPE_IMAGE", &self.name);
         command.env("DOWNPIPE_HTTP_PORT", "0").env("DOWNPIPE_PLAIN_PORT", "0");
-        run(&mut command)
+        command
     }
 
     fn container(&self, service: &str) -> String {
@@ -81,11 +85,16 @@ impl Project {
 
 impl Drop for Project {
     fn drop(&mut self) {
+        // A second panic would hide the first.
         if thread::panicking() {
-            eprintln!("{}", self.compose(&["logs", "--no-color"]));
+            let logs = self.compose_command(&["logs", "--no-color"]).output();
+            eprintln!(
+                "{}",
+                logs.map_or_else(|error| error.to_string(), |out| String::from_utf8_lossy(&out.stdout).into())
+            );
         }
-        self.compose(&["down", "--volumes", "--remove-orphans"]);
-        run(Command::new("docker").args(["rmi", "--force", &self.name]));
+        let _ = self.compose_command(&["down", "--volumes", "--remove-orphans"]).output();
+        let _ = Command::new("docker").args(["rmi", "--force", &self.name]).output();
     }
 }
 

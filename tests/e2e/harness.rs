@@ -119,12 +119,7 @@ impl Daemon {
                 collected.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stdout_lines).lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
+        let receiver = lines_of(stdout_lines);
         let mut daemon = Self { child, ready: HashMap::new(), stderr };
         while daemon.ready.len() < ready_lines {
             match receiver.recv_timeout(PATIENCE) {
@@ -225,6 +220,54 @@ impl Drop for Daemon {
             eprintln!("stderr of {}:\n{}", self.pid(), self.stderr());
         }
     }
+}
+
+/// A helper process that talks in lines, killed when it is dropped.
+pub struct Helper {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Helper {
+    #[track_caller]
+    pub fn start(mut command: Command) -> Self {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let lines = lines_of(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// Its next line.
+    #[track_caller]
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line of the helper")
+    }
+
+    /// A line that it has already written.
+    pub fn line_so_far(&self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
+
+    pub fn write_line(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines_of(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    receiver
 }
 
 pub fn signal_process(pid: u32, signal: &str) {

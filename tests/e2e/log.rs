@@ -2,9 +2,8 @@
 
 use crate::harness::*;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 #[test]
 fn rotation_under_load_loses_and_repeats_nothing() {
@@ -38,15 +37,7 @@ fn tail_follows_the_log_over_rotations_and_restarts() {
     let (folder, feeder) = (folder(), Feeder::new());
     let log = folder.path().join("subscriber.log");
     fs::write(&log, "").unwrap();
-    // Polling, as tail must on a mounted folder where inotify does not reach.
-    let mut tail = Command::new("tail")
-        .args(["-F", "-n", "+1", "-s", "0.01", "---disable-inotify"])
-        .arg(&log)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut shown = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let tail = tail(&log);
     let mut sent = 0;
     for _restart in 0..3 {
         let subscriber = subscriber(folder.path(), &feeder.endpoint, &["--rotate-size=1KiB"]);
@@ -55,14 +46,19 @@ fn tail_follows_the_log_over_rotations_and_restarts() {
             // Two of these lines fill a file.
             let body_sent = format!("{sent} {}", "y".repeat(500));
             feeder.send(&[&body_sent]);
-            assert_eq!(body(&shown.next().unwrap().unwrap()), body_sent);
+            assert_eq!(body(&tail.line()), body_sent);
             sent += 1;
         }
         subscriber.stop();
     }
     assert!(log_files(folder.path()).len() > 20);
-    tail.kill().unwrap();
-    tail.wait().unwrap();
+}
+
+/// `tail -F` from the first line on. It polls, as it must on a mounted folder where inotify does not reach.
+fn tail(log: &Path) -> Helper {
+    let mut command = Command::new("tail");
+    command.args(["-F", "-n", "+1", "-s", "0.01", "---disable-inotify"]).arg(log);
+    Helper::start(command)
 }
 
 #[test]
@@ -86,17 +82,29 @@ fn a_second_subscriber_on_the_same_log_is_refused_and_harms_nothing() {
 
 #[test]
 fn a_full_disk_stops_the_writing_until_there_is_room_and_loses_nothing() {
+    // In one file, so that `tail -F` has to show every line once: it prints a file that shrinks again.
+    let tailed = a_full_disk_and_then_room_again("1MiB", true);
+    assert!(tailed.is_some());
+}
+
+#[test]
+fn a_full_disk_in_the_middle_of_rotations_loses_nothing() {
+    a_full_disk_and_then_room_again("20KiB", false);
+}
+
+fn a_full_disk_and_then_room_again(rotate_size: &str, with_tail: bool) -> Option<Helper> {
     const MESSAGES: usize = 4000;
     let (folder, feeder) = (folder(), Feeder::new());
     // A small disk in a mount namespace of the subscriber's own, seen from here through its root.
     let script = format!("mount -t tmpfs -o size=1m none {} && exec \"$0\" \"$@\"", folder.path().display());
     let mut command = downpipe_under(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script]);
-    command.args(subscriber_args(folder.path(), &feeder.endpoint)).arg("--rotate-size=100KiB");
+    command.args(subscriber_args(folder.path(), &feeder.endpoint)).arg(format!("--rotate-size={rotate_size}"));
     let subscriber = Daemon::start(command, 1);
     let inside = format!("/proc/{}/root{}", subscriber.pid(), folder.path().display());
     let inside = Path::new(&inside);
     let filler = inside.join("filler");
     fs::write(&filler, vec![0; 700 * 1024]).unwrap();
+    let tail = with_tail.then(|| tail(&inside.join("subscriber.log")));
 
     feeder.until_subscribed();
     let body_of = |number: usize| format!("{number} {}", "z".repeat(100));
@@ -115,8 +123,14 @@ fn a_full_disk_stops_the_writing_until_there_is_room_and_loses_nothing() {
     let lines = lines_once_there_are(inside, MESSAGES);
     assert_eq!(lines.len(), MESSAGES);
     assert!(lines.iter().enumerate().all(|(number, line)| body(line) == body_of(number)));
+    if let Some(tail) = &tail {
+        for line in lines {
+            assert_eq!(tail.line(), line);
+        }
+    }
     subscriber.until_ready("subscriber");
     subscriber.stop();
+    tail
 }
 
 #[test]

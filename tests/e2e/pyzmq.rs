@@ -1,8 +1,7 @@
 //! The article's own world: pyzmq at the other end.
 
 use crate::harness::*;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// The first Python that has pyzmq.
 fn python() -> &'static str {
@@ -14,10 +13,10 @@ fn python() -> &'static str {
     found.expect("a python3 with pyzmq (Debian: python3-zmq; elsewhere: pip install pyzmq)")
 }
 
-fn start(script: &str, args: &[&str]) -> Child {
+fn start(script: &str, args: &[&str]) -> Helper {
     let mut command = Command::new(python());
-    command.args(["-u", "-c", script]).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-    command.spawn().unwrap()
+    command.args(["-u", "-c", script]).args(args);
+    Helper::start(command)
 }
 
 #[test]
@@ -31,22 +30,14 @@ socket.setsockopt_string(zmq.SUBSCRIBE, '')
 while True:
     print(socket.recv_multipart())
 ";
-    let mut sub = start(script, &[publisher.told("publisher", "plain")]);
+    let sub = start(script, &[publisher.told("publisher", "plain")]);
     let mut client = Client::connect(publisher.told("publisher", "http")).unwrap();
-    eventually("the subscriber is connected", || {
-        (publisher.metric("publisher", "downpipe_publisher_plain_subscribers") == 1).then_some(())
+    // What is published before its subscription has arrived is for nobody.
+    let received = eventually("a message", || {
+        client.get("/downcase?param=HELLO").unwrap();
+        sub.line_so_far()
     });
-    // Its subscription follows its connection; what is sent until then is for nobody.
-    let mut received = BufReader::new(sub.stdout.take().unwrap()).lines();
-    let asking = std::thread::spawn(move || {
-        for _ in 0..200 {
-            client.get("/downcase?param=HELLO").unwrap();
-        }
-    });
-    asking.join().unwrap();
-    assert_eq!(received.next().unwrap().unwrap(), "[b'lower case of HELLO is hello']");
-    sub.kill().unwrap();
-    sub.wait().unwrap();
+    assert_eq!(received, "[b'lower case of HELLO is hello']");
 }
 
 #[test]
@@ -60,19 +51,18 @@ for line in sys.stdin:
     socket.send_multipart([frame.encode() for frame in line.rstrip('\\n').split('|')])
 ";
     let mut publisher = start(script, &[]);
-    let mut stdin = publisher.stdin.take().unwrap();
-    let port = BufReader::new(publisher.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    let port = publisher.line();
     let folder = folder();
     let subscriber = subscriber(folder.path(), &format!("py=tcp://127.0.0.1:{port}"), &[]);
     // A PUB does not tell when the subscription has arrived: the first message that does tells.
     eventually("the first message", || {
-        writeln!(stdin, "join").unwrap();
+        publisher.write_line("join");
         (!lines(folder.path()).is_empty()).then_some(())
     });
     for number in 0..5000 {
-        writeln!(stdin, "topic|{number} größer").unwrap();
+        publisher.write_line(&format!("topic|{number} größer"));
     }
-    writeln!(stdin, "end").unwrap();
+    publisher.write_line("end");
     let lines = eventually("the last message", || {
         let lines = lines(folder.path());
         lines.last().is_some_and(|line| line.ends_with(" py/- end")).then_some(lines)
@@ -80,7 +70,5 @@ for line in sys.stdin:
     let numbered: Vec<_> = lines.iter().filter(|line| line.contains(" py/topic ")).map(|line| body(line)).collect();
     assert_eq!(numbered.len(), 5000);
     assert!(numbered.iter().enumerate().all(|(number, body)| *body == format!("{number} größer")));
-    drop(stdin);
-    publisher.wait().unwrap();
     subscriber.stop();
 }

@@ -3,6 +3,8 @@
 use crate::harness::*;
 use std::collections::HashSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -78,6 +80,54 @@ fn what_was_answered_before_a_signal_is_logged() {
         let answered = answered.into_inner().unwrap();
         let missing: Vec<_> = answered.iter().filter(|answer| !logged.contains(answer.as_str())).collect();
         assert!(missing.is_empty(), "{signal}: {} of {} missing: {missing:?}", missing.len(), answered.len());
+    }
+}
+
+#[test]
+fn a_request_that_is_completed_too_late_is_not_answered() {
+    let folder = folder();
+    let mut up = up(folder.path(), &[]);
+    let mut stalled = TcpStream::connect(up.told("publisher", "http")).unwrap();
+    stalled.write_all(b"GET /downcase?param=LA").unwrap();
+    // Served, so the connection before it has been accepted.
+    assert_eq!(up.page("publisher", "/downcase?param=FIRST").status, 200);
+    up.signal("TERM");
+    eventually("it gives the request up", || up.stderr().contains("still have requests open").then_some(()));
+    let _ = stalled.write_all(b"TE HTTP/1.1\r\n\r\n");
+    let mut answer = Vec::new();
+    let _ = stalled.read_to_end(&mut answer);
+    assert_eq!(String::from_utf8_lossy(&answer), "");
+    assert!(up.ended_within(Duration::from_secs(10)).success());
+    assert_eq!(lines(folder.path()).len(), 1);
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_an_orderly_end() {
+    let folder = folder();
+    let mut up = up(folder.path(), &[]);
+    let mut stalled = TcpStream::connect(up.told("publisher", "http")).unwrap();
+    stalled.write_all(b"GET /downcase?param=LA").unwrap();
+    assert_eq!(up.page("publisher", "/downcase?param=FIRST").status, 200);
+    up.signal("INT");
+    eventually("the first signal is seen", || up.stderr().contains("stopping").then_some(()));
+    up.signal("TERM");
+    assert_eq!(up.ended_within(Duration::from_secs(10)).code(), Some(1));
+    assert!(up.stderr().contains("downpipe: a second signal came (SIGTERM)"), "{}", up.stderr());
+}
+
+#[test]
+fn a_folder_given_as_a_flag_goes_over_a_log_in_the_environment() {
+    let (folder, other) = (folder(), crate::harness::folder());
+    let log = other.path().join("subscriber.log");
+    for (flag, expected) in [(true, folder.path()), (false, other.path())] {
+        let mut command = downpipe();
+        command.args(["up", "--http=127.0.0.1:0"]).env("SUBSCRIBER_LOG", &log).env("SUBSCRIBER_HTTP", "127.0.0.1:0");
+        command.env("PUBLISHER_PLAIN", "tcp://127.0.0.1:0").env("UP_DATA", "/nowhere");
+        if flag {
+            command.arg("--data").arg(folder.path());
+        }
+        let up = Daemon::start(command, 2);
+        assert_eq!(up.told("subscriber", "log"), expected.join("subscriber.log").to_str().unwrap());
     }
 }
 

@@ -11,7 +11,9 @@
 //! | `"` | as it is | as it is | as it is | `\"` |
 //! | any other of the above | `\u{hex}` | `\u{hex}` | `\u{hex}` | `\uhhhh` |
 //! | a byte that is not UTF-8 | `\xhh` | `\xhh` | `\xhh` | U+FFFD |
+//! | a `$` that a topic begins with | | `\x24` | | `\u0024` |
 //!
+//! Names that begin with `$` are ours alone: lines that the subscriber writes of itself.
 //! In text the escape can be undone. A message without any of these is copied as it is, in runs.
 
 use std::io::Write;
@@ -42,6 +44,15 @@ pub(crate) fn escape(bytes: &[u8], style: Style, out: &mut Vec<u8>) {
             _ => chunk.invalid().iter().for_each(|byte| put(out, format_args!("\\x{byte:02x}"))),
         }
     }
+}
+
+/// Appends a topic, escaped for `style`, to `out`.
+pub(crate) fn escape_topic(topic: &[u8], style: Style, out: &mut Vec<u8>) {
+    let rest = topic.strip_prefix(b"$");
+    if rest.is_some() {
+        out.extend_from_slice(if style == Style::Json { b"\\u0024" } else { b"\\x24" });
+    }
+    escape(rest.unwrap_or(topic), style, out);
 }
 
 fn escape_str(text: &str, style: Style, out: &mut Vec<u8>) {

@@ -10,8 +10,11 @@
 //! that is. A rotated file is never written to again and never replaced.
 //!
 //! The file is opened for appending, so whoever truncates it in place leaves no hole, and looked up
-//! by its name before each write, so whoever moves or deletes it gets a new one. What a failed
-//! write left of a line is cut off before the next.
+//! by its name before each write, so whoever moves or deletes it gets a new one.
+//!
+//! A file never shrinks: `tail -F` takes a shorter file for another one, and prints it from its
+//! start. What a full disk leaves of a line is not cut off but completed once there is room, and
+//! what a kill leaves of one is ended at the next start.
 
 use chrono::Utc;
 use prometheus_client::metrics::counter::Counter;
@@ -19,6 +22,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
@@ -78,9 +82,38 @@ pub(crate) struct LogFile {
     number: u64,
     /// `None` after a rotation, until the next write.
     current: Option<File>,
-    /// After a failed write: where the whole lines end.
-    cut_to: Option<u64>,
     _lock: File,
+}
+
+/// Whole lines on their way to a file.
+pub(crate) struct Batch<'a> {
+    lines: &'a [u8],
+    /// Up to here they are on file. May be inside a line, after a write that failed.
+    written: usize,
+}
+
+impl<'a> Batch<'a> {
+    pub(crate) fn new(lines: &'a [u8]) -> Self {
+        Self { lines, written: 0 }
+    }
+
+    /// The lines that are on file as a whole.
+    pub(crate) fn done(&self) -> &'a [u8] {
+        &self.lines[..self.line_start()]
+    }
+
+    /// The others.
+    pub(crate) fn left(&self) -> &'a [u8] {
+        &self.lines[self.line_start()..]
+    }
+
+    fn line_start(&self) -> usize {
+        self.lines[..self.written].iter().rposition(is_newline).map_or(0, |newline| newline + 1)
+    }
+}
+
+fn is_newline(byte: &u8) -> bool {
+    *byte == b'\n'
 }
 
 impl LogFile {
@@ -98,33 +131,39 @@ impl LogFile {
         let lock = lock(path)?;
         let number = name.last_number(&folder)?;
         let path = path.to_owned();
-        let mut log =
-            Self { name, path, folder, rotate_bytes, rotations, number, current: None, cut_to: None, _lock: lock };
+        let mut log = Self { name, path, folder, rotate_bytes, rotations, number, current: None, _lock: lock };
         log.current()?;
         Ok(log)
     }
 
-    /// Appends whole lines, in order, over as many files as it takes. What is on file is taken off
-    /// the front of `lines`, whether or not the rest fails: to go on, call again with what is left.
+    /// Appends a batch, in order, over as many files as it takes. After an error, call again with
+    /// the same batch: it goes on where the disk refused.
     ///
     /// # Errors
-    /// A write or a rotation failed. Nothing of the line it failed in counts as written.
-    pub(crate) fn append(&mut self, lines: &mut &[u8]) -> Result<(), LogError> {
+    /// A write or a rotation failed.
+    pub(crate) fn append(&mut self, batch: &mut Batch<'_>) -> Result<(), LogError> {
         let rotate_bytes = self.rotate_bytes;
-        while !lines.is_empty() {
-            let (file, length) = self.current()?;
-            let fitting = fitting(lines, length, rotate_bytes);
+        while batch.written < batch.lines.len() {
+            let (file, length, is_new) = self.current()?;
+            if is_new {
+                // The beginning of a line that was begun is in the file before this one.
+                batch.written = batch.line_start();
+            }
+            let is_within_line = batch.written > batch.line_start();
+            let fitting = fitting(&batch.lines[batch.written..], length, rotate_bytes, is_within_line);
             if fitting == 0 {
                 self.rotate()?;
                 continue;
             }
-            if let Err(error) = file.write_all(&lines[..fitting]) {
-                self.cut_to = Some(length);
-                // Readers should not see half a line for as long as the disk is full.
-                let _ = self.cut();
-                return Err(failed("write to", &self.path)(error));
+            let until = batch.written + fitting;
+            while batch.written < until {
+                match file.write(&batch.lines[batch.written..until]) {
+                    Ok(0) => return Err(failed("write to", &self.path)(io::ErrorKind::WriteZero.into())),
+                    Ok(count) => batch.written += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(failed("write to", &self.path)(error)),
+                }
             }
-            *lines = &lines[fitting..];
         }
         Ok(())
     }
@@ -140,19 +179,18 @@ impl LogFile {
         }
     }
 
-    /// The file that has the log's name now, and its length.
-    fn current(&mut self) -> Result<(&mut File, u64), LogError> {
-        self.cut()?;
+    /// The file that has the log's name now, its length, and whether it is another than before.
+    fn current(&mut self) -> Result<(&mut File, u64, bool), LogError> {
         if self.current.as_ref().is_some_and(|file| !is_at(file, &self.path)) {
             warn!(log = %self.path.display(), "the log was moved or deleted, beginning a new one");
             self.current = None;
         }
-        let file = match self.current.take() {
-            Some(file) => file,
-            None => self.open_current()?,
+        let (file, is_new) = match self.current.take() {
+            Some(file) => (file, false),
+            None => (self.open_current()?, true),
         };
         let length = file.metadata().map_err(failed("examine", &self.path))?.len();
-        Ok((self.current.insert(file), length))
+        Ok((self.current.insert(file), length, is_new))
     }
 
     fn open_current(&self) -> Result<File, LogError> {
@@ -164,15 +202,6 @@ impl LogFile {
         end_torn_line(&mut file).map_err(failed("end the last line of", &self.path))?;
         sync_folder(&self.folder)?;
         Ok(file)
-    }
-
-    /// Cuts off what a failed write left.
-    fn cut(&mut self) -> Result<(), LogError> {
-        if let (Some(length), Some(file)) = (self.cut_to, &self.current) {
-            file.set_len(length).map_err(failed("cut a torn line off", &self.path))?;
-        }
-        self.cut_to = None;
-        Ok(())
     }
 
     /// Gives the current file its number. Each step can be tried again.
@@ -204,16 +233,17 @@ impl LogFile {
 }
 
 /// How much of `lines` goes into a file of `length` bytes: as many whole lines as fit, but at least
-/// one into an empty file.
-fn fitting(lines: &[u8], length: u64, rotate_bytes: u64) -> usize {
+/// one into an empty file, and in any case the rest of one that was begun.
+fn fitting(lines: &[u8], length: u64, rotate_bytes: u64, is_within_line: bool) -> usize {
     let room = usize::try_from(rotate_bytes.saturating_sub(length)).unwrap_or(usize::MAX);
     if lines.len() <= room {
         return lines.len();
     }
-    let end_of_line = |&byte: &u8| byte == b'\n';
-    match lines[..room].iter().rposition(end_of_line) {
+    match lines[..room].iter().rposition(is_newline) {
         Some(newline) => newline + 1,
-        None if length == 0 => lines.iter().position(end_of_line).map_or(lines.len(), |newline| newline + 1),
+        None if length == 0 || is_within_line => {
+            lines.iter().position(is_newline).map_or(lines.len(), |newline| newline + 1)
+        }
         None => 0,
     }
 }
@@ -292,17 +322,16 @@ impl RotatedName {
         name
     }
 
-    /// The number in a name that [`Self::numbered`] made.
+    /// The number in a name that [`Self::numbered`] made, also if somebody compressed the file
+    /// since and added to its name.
     fn number_in(&self, name: &OsStr) -> Option<u64> {
-        let name = name.to_str()?.strip_prefix(self.stem.to_str()?)?.strip_prefix('.')?;
-        let name = match &self.extension {
-            Some(extension) => name.strip_suffix(extension.to_str()?)?.strip_suffix('.')?,
-            None => name,
-        };
-        let (time, number) = name.split_once('.')?;
-        let is_time = time.len() == "20261121T080000Z".len() && time.ends_with('Z');
-        let is_number = number.len() >= 6 && number.bytes().all(|byte| byte.is_ascii_digit());
-        if is_time && is_number { number.parse().ok() } else { None }
+        let rest = name.as_bytes().strip_prefix(self.stem.as_bytes())?.strip_prefix(b".")?;
+        let (time, rest) = rest.split_at_checked("20261121T080000Z".len())?;
+        let rest = rest.strip_prefix(b".").filter(|_| time.ends_with(b"Z"))?;
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let ends = matches!(rest.get(digits), None | Some(b'.'));
+        let number = std::str::from_utf8(&rest[..digits]).ok().filter(|_| digits >= 6 && ends)?;
+        number.parse().ok()
     }
 
     fn last_number(&self, folder: &Path) -> Result<u64, LogError> {
@@ -325,9 +354,9 @@ mod tests {
     }
 
     fn append(log: &mut LogFile, text: &str) {
-        let mut lines = text.as_bytes();
-        log.append(&mut lines).unwrap();
-        assert!(lines.is_empty());
+        let mut batch = Batch::new(text.as_bytes());
+        log.append(&mut batch).unwrap();
+        assert!(batch.left().is_empty());
     }
 
     /// The rotated files by number, then the current one: read without the code under test.
@@ -393,13 +422,14 @@ mod tests {
         let number = |text: &str| name.number_in(OsStr::new(text));
         assert_eq!(number("subscriber.20261121T080000Z.000042.log"), Some(42));
         assert_eq!(number("subscriber.20261121T080000Z.1000000.log"), Some(1_000_000));
+        assert_eq!(number("subscriber.20261121T080000Z.000043.log.gz"), Some(43));
         for other in [
             "subscriber.log",
             "subscriber.log.lock",
-            "subscriber.20261121T080000Z.000042.log.gz",
             "subscriber.000042.log",
             "other.20261121T080000Z.000042.log",
             "subscriber.20261121T080000Z.42.log",
+            "subscriber.20261121T080000Z.000042x.log",
         ] {
             assert_eq!(number(other), None, "{other}");
         }
@@ -424,6 +454,28 @@ mod tests {
         fs::write(folder.path().join("subscriber.log"), "whole\nto").unwrap();
         append(&mut open(folder.path(), 1024), "next\n");
         assert_eq!(files(folder.path()), ["whole\nto\nnext\n"]);
+    }
+
+    #[test]
+    fn a_line_that_was_begun_is_completed_and_begun_again_only_in_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subscriber.log");
+        let mut log = open(folder.path(), 1024);
+        append(&mut log, &("x".repeat(1000) + "\n"));
+        // As a write leaves it that the disk refused after ten bytes.
+        let second = "y".repeat(2000) + "\n";
+        let mut batch = Batch { lines: second.as_bytes(), written: 10 };
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&second.as_bytes()[..10]).unwrap();
+        assert_eq!((batch.done(), batch.left()), (&b""[..], second.as_bytes()));
+        log.append(&mut batch).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "x".repeat(1000) + "\n" + &second);
+
+        append(&mut log, "next\n");
+        let third = "third\n";
+        let mut batch = Batch { lines: third.as_bytes(), written: 2 };
+        fs::remove_file(&path).unwrap();
+        log.append(&mut batch).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), third);
     }
 
     #[test]

@@ -6,24 +6,22 @@
 //! article  INFO:root:lower case of HELLO is hello   - 2026-11-21 08:03
 //! ```
 //!
-//! Times are those of receipt, in UTC. `article` is, byte for byte, what the Python subscriber of
-//! the article wrote, and so shows neither source nor topic.
+//! Times are those of receipt, in UTC. `article` is what the Python subscriber of the article wrote,
+//! byte for byte where nothing needs an escape, and so shows neither source nor topic.
 
-use super::escape::{Style, escape};
+use super::escape::{Style, escape, escape_topic};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::io::Write;
-use std::str::FromStr;
 use std::sync::Arc;
 
 /// The topic of a message that names none.
 const NO_TOPIC: &[u8] = b"-";
 
 /// How a line looks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Time, source and topic, body: for people and for `cut`.
-    #[default]
     Text,
     /// One JSON object a line: for programs.
     Json,
@@ -31,22 +29,9 @@ pub enum Format {
     Article,
 }
 
-/// A text that names no format.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a format: text, json or article")]
-pub struct UnknownFormat(String);
-
-impl FromStr for Format {
-    type Err = UnknownFormat;
-
-    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
-        match name {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            "article" => Ok(Self::Article),
-            _ => Err(UnknownFormat(name.to_owned())),
-        }
-    }
+impl Format {
+    /// Every format by its name.
+    pub const ALL: [(&'static str, Self); 3] = [("text", Self::Text), ("json", Self::Json), ("article", Self::Article)];
 }
 
 /// What a plain source delivered, to be written as one line.
@@ -148,18 +133,6 @@ impl Renderer {
             self.second_text = time.format("%Y-%m-%dT%H:%M:%S").to_string();
         }
     }
-}
-
-/// A topic that begins with `$` could pass for one of our own lines.
-fn escape_topic(topic: &[u8], style: Style, out: &mut Vec<u8>) {
-    let topic = match topic.strip_prefix(b"$") {
-        Some(rest) => {
-            out.extend_from_slice(if style == Style::Json { b"\\u0024" } else { b"\\x24" });
-            rest
-        }
-        None => topic,
-    };
-    escape(topic, style, out);
 }
 
 fn escape_body(frames: &[Bytes], style: Style, out: &mut Vec<u8>) {

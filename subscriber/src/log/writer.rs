@@ -3,7 +3,7 @@
 //! Whatever waits in the queue becomes one write. While the disk refuses, the thread keeps what it
 //! has and tries again; the queue fills, sources stop reading, and TCP holds their publishers back.
 
-use super::file::{LogError, LogFile};
+use super::file::{Batch, LogError, LogFile};
 use super::format::{Message, Renderer};
 use prometheus_client::metrics::counter::Counter;
 use std::error::Error;
@@ -80,8 +80,11 @@ pub enum WriterError {
     /// No thread could be had.
     #[error("cannot start the writer's thread")]
     Thread(#[source] io::Error),
-    /// A defect: the thread panicked.
-    #[error("the writer's thread ended by itself")]
+    /// The disk was too slow at shutdown: what was received may be on it, or not.
+    #[error("the log was not written and synced within {0:?}")]
+    Slow(Duration),
+    /// A defect: the writer's thread or a source's task panicked.
+    #[error("the writer or a source ended by itself")]
     Ended,
 }
 
@@ -105,13 +108,16 @@ impl Writer {
         self.failing.clone()
     }
 
-    /// Waits until all is written and synced. Every [`Queue`] must be dropped by then.
+    /// Waits until all is written and synced, for at most `wait`. Every [`Queue`] must be dropped by then.
     ///
     /// # Errors
     /// See [`WriterError`].
-    pub(crate) async fn finish(self) -> Result<(), WriterError> {
-        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
-        joined.ok().and_then(Result::ok).unwrap_or(Err(WriterError::Ended))
+    pub(crate) async fn finish(self, wait: Duration) -> Result<(), WriterError> {
+        let joining = tokio::task::spawn_blocking(move || self.thread.join());
+        match tokio::time::timeout(wait, joining).await {
+            Ok(joined) => joined.ok().and_then(Result::ok).unwrap_or(Err(WriterError::Ended)),
+            Err(_) => Err(WriterError::Slow(wait)),
+        }
     }
 }
 
@@ -144,16 +150,18 @@ impl Work {
     }
 
     /// Writes `lines` however long the disk takes to accept them, but at shutdown gives up.
-    fn write(&mut self, mut lines: &[u8]) -> Result<(), WriterError> {
+    fn write(&mut self, lines: &[u8]) -> Result<(), WriterError> {
+        let mut batch = Batch::new(lines);
         loop {
-            let before = lines;
-            let result = self.log.append(&mut lines);
-            let done = &before[..before.len() - lines.len()];
+            let before = batch.done().len();
+            let result = self.log.append(&mut batch);
+            let done = &batch.done()[before..];
             self.written.bytes.inc_by(done.len() as u64);
             self.written.lines.inc_by(count_lines(done));
             let Err(error) = result else { break };
             if self.queue.is_closed() {
-                return Err(WriterError::Lost { lines: count_lines(lines) + self.queue.len() as u64, source: error });
+                let lines = count_lines(batch.left()) + self.queue.len() as u64;
+                return Err(WriterError::Lost { lines, source: error });
             }
             self.failed(&error);
             thread::sleep(RETRY_PAUSE);
