@@ -8,6 +8,7 @@
 
 use crate::cli::{DiagnosticsArgs, DiagnosticsFormat, UsageError};
 use anyhow::{Context, ensure};
+use std::env::VarError;
 use std::fs;
 use std::path::Path;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -30,7 +31,8 @@ pub(crate) fn start(args: &DiagnosticsArgs, name: &str) -> anyhow::Result<Diagno
     let filter = match std::env::var("RUST_LOG") {
         Ok(filter) => EnvFilter::try_new(&filter)
             .map_err(|error| UsageError::Wrong(format!("RUST_LOG is not a filter: `{filter}`: {error}")))?,
-        Err(_) => EnvFilter::new(DEFAULT_FILTER),
+        Err(VarError::NotPresent) => EnvFilter::new(DEFAULT_FILTER),
+        Err(error) => return Err(UsageError::Wrong(format!("RUST_LOG: {error}")).into()),
     };
     let format = args.diagnostics_format;
     let (stderr, guard) = in_background(std::io::stderr());

@@ -1,14 +1,13 @@
 //! Runs a command: builds the daemons from their options, says when they serve, and stops them in order.
 
 use crate::cli::{Command, PublisherArgs, SubscriberArgs, UsageError};
-use crate::shutdown::Signals;
-use crate::{diagnostics, health};
+use crate::{diagnostics, health, shutdown};
 use anyhow::Context;
 use net::Endpoint;
 use publisher::Publisher;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 use subscriber::{OpenError, PlainSource, Subscriber};
@@ -49,43 +48,36 @@ fn serve(daemon: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()>
 }
 
 async fn run_publisher(args: PublisherArgs) -> anyhow::Result<()> {
-    let signals = Signals::catch()?;
+    let stop = CancellationToken::new();
+    shutdown::on_signal(stop.clone())?;
     let publisher = Publisher::bind(publisher_config(args)).await?;
     say(&ready_publisher(&publisher));
-    let stop = CancellationToken::new();
-    let daemon = async {
-        drop(publisher.run(stop.clone()).await);
-        Ok(())
-    };
-    signals.supervise(stop.clone(), daemon).await
+    publisher.run(stop).await.disconnect().await;
+    Ok(())
 }
 
 async fn run_subscriber(args: SubscriberArgs) -> anyhow::Result<()> {
-    let signals = Signals::catch()?;
+    let stop = CancellationToken::new();
+    shutdown::on_signal(stop.clone())?;
     let log = args.log.clone();
     let subscriber = open_subscriber(args)?;
     say(&ready_subscriber(&subscriber, &log));
-    let stop = CancellationToken::new();
-    let daemon = async { Ok(subscriber.run(stop.clone()).await?) };
-    signals.supervise(stop.clone(), daemon).await
+    Ok(subscriber.run(stop).await?)
 }
 
 /// Both in one process. HTTP clients wait in the listener's backlog until the subscriber is
 /// connected, so that the first answer is logged; at the end the publisher stops first, so that the
 /// last one is.
 async fn up(publisher: PublisherArgs, mut subscriber: SubscriberArgs) -> anyhow::Result<()> {
-    let signals = Signals::catch()?;
+    let stop = CancellationToken::new();
+    shutdown::on_signal(stop.clone())?;
     let publisher = Publisher::bind(publisher_config(publisher)).await?;
-    let own = Endpoint::local(publisher.plain_address());
-    subscriber.plain.retain(|source| *source.endpoint() != own);
-    subscriber.plain.insert(0, PlainSource::at(own.clone()));
+    let own = follow_own(&mut subscriber.plain, publisher.plain_address());
     let log = subscriber.log.clone();
     let subscriber = open_subscriber(subscriber)?;
-
     let connected = subscriber.connected(&own);
     let ready_subscriber = ready_subscriber(&subscriber, &log);
 
-    let stop = CancellationToken::new();
     let stop_subscriber = CancellationToken::new();
     let publishing = async {
         let both_connected = async { tokio::join!(connected, publisher.subscriber_connected()) };
@@ -96,18 +88,33 @@ async fn up(publisher: PublisherArgs, mut subscriber: SubscriberArgs) -> anyhow:
         let stopped = publisher.run(stop.clone()).await;
         // It reads to the end of the connection that is closed now.
         stop_subscriber.cancel();
-        drop(stopped);
+        stopped.disconnect().await;
     };
     let writing = async {
         let written = subscriber.run(stop_subscriber.clone()).await;
         stop.cancel();
         written
     };
-    let daemon = async {
-        let ((), written) = tokio::join!(publishing, writing);
-        Ok(written?)
-    };
-    signals.supervise(stop.clone(), daemon).await
+    let ((), written) = tokio::join!(publishing, writing);
+    Ok(written?)
+}
+
+/// Has the sources begin with the publisher of this process, once, under the name it was given if it
+/// was among them. Returns how it is reached.
+fn follow_own(sources: &mut Vec<PlainSource>, bound: SocketAddr) -> Endpoint {
+    let given = sources.iter().position(|source| is_own(source.endpoint(), bound));
+    let own = given.map_or_else(|| PlainSource::at(Endpoint::local(bound)), |index| sources.remove(index));
+    let endpoint = own.endpoint().clone();
+    sources.retain(|source| !is_own(source.endpoint(), bound));
+    sources.insert(0, own);
+    endpoint
+}
+
+fn is_own(endpoint: &Endpoint, bound: SocketAddr) -> bool {
+    let address = endpoint.address();
+    let is_here = |ip: IpAddr| ip == bound.ip() || (bound.ip().is_unspecified() && ip.is_loopback());
+    let resolve = || (address.host(), address.port()).to_socket_addrs();
+    address.port() == bound.port() && resolve().is_ok_and(|mut found| found.any(|found| is_here(found.ip())))
 }
 
 fn publisher_config(args: PublisherArgs) -> publisher::Config {
@@ -162,4 +169,27 @@ fn say(text: &str) {
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_publisher_comes_first_once_and_keeps_its_name() {
+        let followed = |bound: &str, given: &[&str]| {
+            let mut sources = given.iter().map(|source| source.parse().unwrap()).collect();
+            let own = follow_own(&mut sources, bound.parse().unwrap()).to_string();
+            assert_eq!(sources[0].endpoint().to_string(), own);
+            sources.iter().map(PlainSource::to_string).collect::<Vec<_>>()
+        };
+        let other = "tcp://192.0.2.7:4444";
+        assert_eq!(followed("127.0.0.1:4444", &[]), ["tcp://127.0.0.1:4444"]);
+        assert_eq!(followed("127.0.0.1:4444", &[other]), ["tcp://127.0.0.1:4444", other]);
+        assert_eq!(followed("127.0.0.1:4444", &["tcp://127.0.0.1:4445"])[1], "tcp://127.0.0.1:4445");
+        let named = "own=tcp://127.0.0.1:4444";
+        assert_eq!(followed("127.0.0.1:4444", &[other, named]), [named, other]);
+        assert_eq!(followed("0.0.0.0:4444", &["tcp://127.0.0.1:4444", named]), ["tcp://127.0.0.1:4444"]);
+        assert_eq!(followed("0.0.0.0:4444", &["tcp://localhost:4444"]), ["tcp://localhost:4444"]);
+    }
 }

@@ -1,8 +1,17 @@
-//! Signals: the first SIGINT or SIGTERM asks for an orderly end, the second does not wait for it.
+//! Signals: the first SIGINT or SIGTERM asks for an orderly end, a later one does not wait for it.
+//!
+//! They are waited for by a thread outside the runtime, which also sees to it that the end comes:
+//! whatever hangs, even the runtime itself, the process is gone when the time is up.
 
-use anyhow::{Context, bail};
-use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use anyhow::Context;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -12,46 +21,46 @@ const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(9);
 const _: () = assert!(
     publisher::STOP_WAIT_MAX.saturating_add(subscriber::STOP_WAIT_MAX).as_millis() < SHUTDOWN_WAIT_MAX.as_millis()
 );
+/// A signal within this time of the first is the same one, sent to the process and to its group.
+const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
+/// The wait for stderr to take the last words.
+const LAST_WORDS_WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// SIGINT and SIGTERM, caught from the moment this is made, for a PID 1 as well.
-pub(crate) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
+/// Catches the signals from now on, for a PID 1 as well. The first one cancels `stop`.
+pub(crate) fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    // A write beyond the limit on a file's size is an error like that of a full disk, not the end.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).context("cannot catch SIGXFSZ")?;
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
+    let (sender, caught) = mpsc::channel();
+    let catch = move || signals.forever().take_while(|signal| sender.send(*signal).is_ok()).for_each(drop);
+    let start = |name: &str| thread::Builder::new().name(name.to_owned());
+    start("signals").spawn(catch).context("cannot start a thread")?;
+    start("shutdown").spawn(move || supervise(&caught, &stop)).context("cannot start a thread")?;
+    Ok(())
 }
 
-impl Signals {
-    /// Must be called within a runtime.
-    pub(crate) fn catch() -> anyhow::Result<Self> {
-        let catch = |kind| signal(kind).context("cannot catch signals");
-        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+fn supervise(caught: &mpsc::Receiver<i32>, stop: &CancellationToken) {
+    let Ok(signal) = caught.recv() else { return };
+    info!(signal = name(signal), "stopping");
+    stop.cancel();
+    let start = Instant::now();
+    while let Ok(signal) = caught.recv_timeout(SHUTDOWN_WAIT_MAX.saturating_sub(start.elapsed())) {
+        if start.elapsed() >= SECOND_SIGNAL_AFTER {
+            give_up(&format!("a second signal came ({}), not waiting for an orderly end", name(signal)));
+        }
     }
+    give_up(&format!("did not stop within {SHUTDOWN_WAIT_MAX:?}"));
+}
 
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
-    }
+fn name(signal: i32) -> &'static str {
+    signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
+}
 
-    /// Runs `daemon` until it ends by itself, or a signal came and it ended within the time it has.
-    ///
-    /// # Errors
-    /// The daemon's own, or that it did not end in time.
-    pub(crate) async fn supervise(
-        mut self,
-        stop: CancellationToken,
-        daemon: impl Future<Output = anyhow::Result<()>>,
-    ) -> anyhow::Result<()> {
-        tokio::pin!(daemon);
-        tokio::select! {
-            result = &mut daemon => return result,
-            signal = self.next() => info!(signal, "stopping"),
-        }
-        stop.cancel();
-        tokio::select! {
-            result = &mut daemon => result,
-            signal = self.next() => bail!("a second signal came ({signal}), not waiting for an orderly end"),
-            () = tokio::time::sleep(SHUTDOWN_WAIT_MAX) => bail!("did not stop within {SHUTDOWN_WAIT_MAX:?}"),
-        }
-    }
+/// Ends the process, whether or not anybody reads why.
+fn give_up(reason: &str) -> ! {
+    let last_words = format!("downpipe: {reason}\n");
+    let (said, wait) = mpsc::channel();
+    thread::spawn(move || said.send(std::io::stderr().write_all(last_words.as_bytes())));
+    let _ = wait.recv_timeout(LAST_WORDS_WAIT_MAX);
+    std::process::exit(1)
 }

@@ -64,6 +64,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
 
 /// The next connection; `None` at shutdown.
 async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<TcpStream> {
+    let mut warned = false;
     loop {
         match shutdown.run_until_cancelled(listener.accept()).await? {
             Ok((stream, _)) => {
@@ -75,7 +76,9 @@ async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<
             }
             Err(error) if is_of_one_connection(&error) => debug!(%error, "http client left before it was accepted"),
             Err(error) => {
-                warn!(%error, "cannot accept http connections, trying again");
+                if !std::mem::replace(&mut warned, true) {
+                    warn!(%error, "cannot accept http connections, trying until it can");
+                }
                 shutdown.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await?;
             }
         }

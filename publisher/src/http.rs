@@ -28,7 +28,7 @@ enum DowncaseError {
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error("cannot publish the answer: {0}")]
-    Publish(zeromq::ZmqError),
+    Publish(PublishError),
 }
 
 async fn downcase(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
@@ -43,7 +43,6 @@ async fn publish_answer(shared: &Shared, query: &str) -> Result<String, Downcase
     let answer = downcase::answer(query)?;
     match shared.plain.publish(answer.clone()).await {
         Ok(()) => Ok(answer),
-        Err(PublishError::Socket(error)) => Err(DowncaseError::Publish(error)),
         // Best effort, like PUB itself: the drop is counted, and the client is not made to wait.
         Err(PublishError::Dropped(dropped)) => {
             // The first, and again each time their number has doubled.
@@ -52,6 +51,7 @@ async fn publish_answer(shared: &Shared, query: &str) -> Result<String, Downcase
             }
             Ok(answer)
         }
+        Err(error) => Err(DowncaseError::Publish(error)),
     }
 }
 

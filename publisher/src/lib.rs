@@ -11,8 +11,11 @@ mod downcase;
 mod http;
 mod live;
 mod metrics;
+mod socket_thread;
 
-use crate::live::PlainFeed;
+pub use crate::live::FeedError;
+
+use crate::live::{FLUSH_WAIT_MAX, PlainFeed};
 use crate::metrics::Metrics;
 use net::{Endpoint, HostPort, ListenError};
 use std::net::SocketAddr;
@@ -24,11 +27,11 @@ use tracing::{info, warn};
 
 /// The least that the plain feed may hold, in bytes: a few of the longest answers, for hundreds of subscribers.
 pub const LIVE_BUDGET_BYTES_MIN: u64 = 1024 * 1024;
-/// The longest that [`Publisher::run`] goes on after its shutdown has begun.
-pub const STOP_WAIT_MAX: Duration = net::http::DRAIN_WAIT_MAX.saturating_add(LINGER_MAX);
+/// The longest that [`Publisher::run`] and [`Stopped::disconnect`] go on after the shutdown has begun.
+pub const STOP_WAIT_MAX: Duration = net::http::DRAIN_WAIT_MAX.saturating_add(LINGER_MAX).saturating_add(FLUSH_WAIT_MAX);
 
 /// The wait at shutdown for subscribers to take what was published.
-const LINGER_MAX: Duration = Duration::from_secs(1);
+const LINGER_MAX: Duration = Duration::from_millis(500);
 
 /// What a publisher needs to know.
 #[derive(Debug, Clone)]
@@ -49,13 +52,13 @@ pub enum BindError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The PUB socket does not take the listener.
+    /// The plain feed cannot be served.
     #[error("cannot serve the plain feed at {address}")]
     Feed {
         /// Where it listens.
         address: SocketAddr,
-        /// What the socket says.
-        source: zeromq::ZmqError,
+        /// Why.
+        source: FeedError,
     },
 }
 
@@ -116,6 +119,13 @@ impl Publisher {
     }
 }
 
-/// A publisher that serves no more. Its subscribers are disconnected when this is dropped.
+/// A publisher that serves no more, but whose subscribers are still connected.
 #[must_use]
-pub struct Stopped(#[expect(dead_code, reason = "held for its drop")] Arc<Shared>);
+pub struct Stopped(Arc<Shared>);
+
+impl Stopped {
+    /// Disconnects them, once they have what was published.
+    pub async fn disconnect(self) {
+        self.0.plain.close().await;
+    }
+}

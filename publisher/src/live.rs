@@ -1,27 +1,40 @@
 //! The plain feed: a PUB socket that any SUB can read, one frame a message, the text itself.
 //!
 //! Best effort, as PUB/SUB is: who is not connected misses it, and what the account's budget does
-//! not hold is dropped and counted. Sending never waits for a subscriber.
+//! not hold is dropped and counted. Sending never waits for a subscriber: it only queues, and what
+//! the socket does with its subscribers it does on a thread of its own.
 
 use crate::account::{Account, Held, Refused};
+use crate::socket_thread::SocketThread;
 use futures_util::StreamExt;
 use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinError;
 use tracing::debug;
 use zeromq::util::PeerIdentity;
 use zeromq::{PubSocket, Socket, SocketEvent, SocketSend, ZmqResult};
 
+/// The wait at the end for the kernel to take what connections have in their buffers.
+pub(crate) const FLUSH_WAIT_MAX: Duration = Duration::from_millis(500);
 /// How many connections that ended before they were announced are remembered.
 const EARLY_ENDS_MAX: usize = 64;
 
 /// A bound PUB socket and its account.
 pub(crate) struct PlainFeed {
-    socket: Mutex<PubSocket>,
+    /// `None` once it is closed.
+    socket: Mutex<Option<Socketed>>,
     account: Arc<Account>,
     connections: watch::Receiver<Connections>,
+}
+
+/// A socket and the thread that its tasks live on. Made, bound and dropped there.
+struct Socketed {
+    socket: PubSocket,
+    thread: SocketThread,
 }
 
 /// Subscribers' connections.
@@ -41,24 +54,49 @@ pub(crate) enum PublishError {
     Dropped(Refused),
     #[error("cannot publish")]
     Socket(#[from] zeromq::ZmqError),
+    #[error("the plain feed is closed")]
+    Closed,
+}
+
+/// Why there is no feed.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The socket does not take its listener.
+    #[error("the PUB socket does not serve")]
+    Socket(#[from] zeromq::ZmqError),
+    /// The system has no thread to give.
+    #[error("cannot start the feed's thread")]
+    Thread(#[source] io::Error),
+    /// A defect: the thread panicked.
+    #[error("the feed's thread ended by itself")]
+    Ended(#[from] JoinError),
 }
 
 impl PlainFeed {
     /// Serves subscribers on a bound listener, holding at most `budget_bytes` for them.
-    pub(crate) async fn serve(listener: TcpListener, budget_bytes: u64) -> ZmqResult<Self> {
-        let mut socket = PubSocket::new();
-        let mut events = socket.monitor();
-        socket.bind_listener(listener).await?;
+    ///
+    /// # Errors
+    /// See [`FeedError`].
+    pub(crate) async fn serve(listener: TcpListener, budget_bytes: u64) -> Result<Self, FeedError> {
+        let thread = SocketThread::start("plain-feed", FLUSH_WAIT_MAX).map_err(FeedError::Thread)?;
         let (told, connections) = watch::channel(Connections::default());
-        // Ends with the socket, which owns the other end of the events.
-        tokio::spawn(async move {
-            let mut peers = Peers::default();
-            while let Some(event) = events.next().await {
-                peers.note(event);
-                told.send_replace(Connections { open: peers.connected.len(), ended: peers.ended });
-            }
-        });
-        Ok(Self { socket: Mutex::new(socket), account: Account::new(budget_bytes), connections })
+        let bind = async move {
+            let mut socket = PubSocket::new();
+            let mut events = socket.monitor();
+            socket.bind_listener(listener).await?;
+            // Ends with the socket, which owns the other end of the events.
+            tokio::spawn(async move {
+                let mut peers = Peers::default();
+                while let Some(event) = events.next().await {
+                    peers.note(event);
+                    told.send_replace(Connections { open: peers.connected.len(), ended: peers.ended });
+                }
+            });
+            ZmqResult::Ok(socket)
+        };
+        let socket = thread.run(bind).await??;
+        let socketed = Socketed { socket, thread };
+        Ok(Self { socket: Mutex::new(Some(socketed)), account: Account::new(budget_bytes), connections })
     }
 
     /// Hands a message to the PUB socket, if the account allows.
@@ -67,7 +105,8 @@ impl PlainFeed {
     /// See [`PublishError`].
     pub(crate) async fn publish(&self, text: String) -> Result<(), PublishError> {
         let frame = self.account.charge(text.into_bytes(), self.connections().open).map_err(PublishError::Dropped)?;
-        Ok(self.socket.lock().await.send(frame.into()).await?)
+        let mut socketed = self.socket.lock().await;
+        Ok(socketed.as_mut().ok_or(PublishError::Closed)?.socket.send(frame.into()).await?)
     }
 
     /// Subscribers' connections now.
@@ -93,11 +132,18 @@ impl PlainFeed {
     }
 
     /// Waits until the subscribers' connections have taken all that was sent, for at most `wait`.
-    /// Returns how many messages they have not taken. (Taken is not sent: a subscriber that does not
-    /// read leaves up to 128 KiB in its connection's buffer, behind what the kernel has.)
+    /// Returns how many messages they have not taken.
     pub(crate) async fn drain(&self, wait: Duration) -> u64 {
         let _ = tokio::time::timeout(wait, self.account.settled()).await;
         self.held().messages
+    }
+
+    /// Closes every connection, once the kernel has what it took; for that there is [`FLUSH_WAIT_MAX`].
+    pub(crate) async fn close(&self) {
+        let Some(Socketed { socket, thread }) = self.socket.lock().await.take() else { return };
+        // A thread that ended has dropped what it had.
+        let _ = thread.run(async move { drop(socket) }).await;
+        thread.close().await;
     }
 }
 

@@ -27,7 +27,7 @@ impl Metrics {
         let requests = Family::default();
         let [plain_dropped, plain_disconnects] = std::array::from_fn(|_| Counter::default());
         let [plain_subscribers, plain_queued_messages, plain_queued_bytes] = std::array::from_fn(|_| Gauge::default());
-        registry.register("requests", "Requests to /downcase, by the status of their answer", requests.clone());
+        registry.register("requests", "GET requests to /downcase, by the status of their answer", requests.clone());
         registry.register("plain_dropped", "Messages that the plain feed could not hold", plain_dropped.clone());
         let help = "Connections to the plain feed that ended; what was on its way on them is lost";
         registry.register("plain_disconnects", help, plain_disconnects.clone());

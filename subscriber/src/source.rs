@@ -227,9 +227,10 @@ impl Follower {
 
     /// Queues a message. `false` if nobody writes any more.
     async fn put(&self, message: ZmqMessage) -> bool {
-        let frames: Vec<Bytes> = message.into_vec();
-        let message = Message { received: Utc::now(), source: self.source.name.clone(), frames };
-        let bytes = message.joined_bytes();
+        let received = Utc::now();
+        let frames = message.into_vec();
+        // With a space for each frame that follows another.
+        let bytes = frames.iter().map(|frame| frame.len() + 1).sum::<usize>().saturating_sub(1);
         if bytes > MESSAGE_BYTES_MAX {
             let refused = self.metrics.oversize.inc() + 1;
             if refused.is_power_of_two() {
@@ -238,7 +239,20 @@ impl Follower {
             return true;
         }
         self.metrics.messages.inc();
-        self.queue.put(message).await
+        let (topic, body) = topic_and_body(&frames);
+        self.queue.put(Message { received, source: self.source.name.clone(), topic, body }).await
+    }
+}
+
+/// Of two frames the first is the topic; any other number is all body, joined with spaces.
+///
+/// Both are copied: a frame is a slice of the socket's read buffer, and a few bytes that wait would
+/// hold on to all of it.
+fn topic_and_body(frames: &[Bytes]) -> (Option<Box<[u8]>>, Box<[u8]>) {
+    match frames {
+        [topic, body] if !topic.is_empty() => (Some(topic[..].into()), body[..].into()),
+        [_, body] | [body] => (None, body[..].into()),
+        frames => (None, frames.join(&b' ').into()),
     }
 }
 
@@ -382,6 +396,21 @@ mod tests {
         assert_eq!(start.elapsed().as_secs(), 60);
         let stays: Endpoint = "tcp://127.0.0.1:4444".parse().unwrap();
         assert!(timeout(CHECK_EVERY * 100, moved(&stays, here, &silent)).await.is_err());
+    }
+
+    #[test]
+    fn the_first_of_two_frames_is_the_topic_and_no_other() {
+        let split = |frames: &[&'static str]| {
+            let frames: Vec<_> = frames.iter().map(|frame| Bytes::from_static(frame.as_bytes())).collect();
+            let (topic, body) = topic_and_body(&frames);
+            let text = |bytes: Box<[u8]>| String::from_utf8(bytes.into()).unwrap();
+            (topic.map(text), text(body))
+        };
+        assert_eq!(split(&["body"]), (None, "body".to_owned()));
+        assert_eq!(split(&["topic", "body"]), (Some("topic".to_owned()), "body".to_owned()));
+        assert_eq!(split(&["", "body"]), (None, "body".to_owned()));
+        assert_eq!(split(&["x", "y", "", "z"]), (None, "x y  z".to_owned()));
+        assert_eq!(split(&[""]), (None, String::new()));
     }
 
     #[test]

@@ -108,23 +108,35 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a process and waits for its ready lines.
     #[track_caller]
-    pub fn start(mut command: Command, ready_lines: usize) -> Self {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let stderr = Arc::new(Mutex::new(String::new()));
-        let (stdout_lines, stderr_lines) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let collected = stderr.clone();
+    pub fn start(command: Command, ready_lines: usize) -> Self {
+        let mut daemon = Self::start_unread(command, ready_lines);
+        let stderr = daemon.child.stderr.take().unwrap();
+        let collected = daemon.stderr.clone();
         thread::spawn(move || {
-            for line in BufReader::new(stderr_lines).lines().map_while(Result::ok) {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 collected.lock().unwrap().push_str(&(line + "\n"));
             }
         });
+        daemon
+    }
+
+    /// The same, but nobody reads its stderr.
+    #[track_caller]
+    pub fn start_unread(mut command: Command, ready_lines: usize) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stdout_lines = child.stdout.take().unwrap();
         let receiver = lines_of(stdout_lines);
-        let mut daemon = Self { child, ready: HashMap::new(), stderr };
+        let mut daemon = Self { child, ready: HashMap::new(), stderr: Arc::default() };
         while daemon.ready.len() < ready_lines {
             match receiver.recv_timeout(PATIENCE) {
                 Ok(line) => daemon.note(&line),
-                Err(error) => panic!("{command:?}: not ready ({error}): {}", daemon.stderr()),
+                Err(error) => {
+                    let _ = daemon.child.kill();
+                    let mut stderr = String::new();
+                    let _ = daemon.child.stderr.take().unwrap().read_to_string(&mut stderr);
+                    panic!("{command:?}: not ready ({error}): {stderr}");
+                }
             }
         }
         daemon
@@ -192,12 +204,17 @@ impl Daemon {
         assert!(status.success(), "{status}: {}", self.stderr());
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// How it ended, which must be soon.
     #[track_caller]
     pub fn ended_within(&mut self, wait: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.ended() {
                 return status;
             }
             assert!(start.elapsed() < wait, "still running after {wait:?}: {}", self.stderr());

@@ -159,6 +159,69 @@ fn a_disk_that_stays_full_ends_with_an_error_that_counts_what_is_lost() {
 }
 
 #[test]
+fn a_limit_on_the_size_of_files_is_like_a_full_disk() {
+    const MESSAGES: usize = 1000;
+    let (folder, feeder) = (folder(), Feeder::new());
+    let mut command = downpipe_under(&["prlimit", "--fsize=8192:unlimited"]);
+    command.args(subscriber_args(folder.path(), &feeder.endpoint));
+    let subscriber = Daemon::start(command, 1);
+    feeder.until_subscribed();
+    for number in 0..MESSAGES {
+        feeder.send(&[number.to_string()]);
+    }
+    eventually("the limit shows", || {
+        let readyz = subscriber.page("subscriber", "/readyz");
+        (readyz.status == 503 && readyz.body.contains("File too large")).then_some(())
+    });
+    let pid = format!("--pid={}", subscriber.pid());
+    assert!(Command::new("prlimit").args([&pid, "--fsize=unlimited"]).status().unwrap().success());
+    let lines = lines_once_there_are(folder.path(), MESSAGES);
+    assert!(lines.iter().enumerate().all(|(number, line)| body(line) == number.to_string()));
+    subscriber.stop();
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_holds_up_nothing() {
+    const MESSAGES: usize = 20_000;
+    let (folder, feeder) = (folder(), Feeder::new());
+    let mut command = downpipe();
+    command.args(subscriber_args(folder.path(), &feeder.endpoint)).arg("--rotate-size=1KiB");
+    let subscriber = Daemon::start_unread(command, 1);
+    feeder.until_subscribed();
+    for number in 0..MESSAGES {
+        feeder.send(&[number.to_string()]);
+    }
+    // Each rotation is told: far more than a pipe holds.
+    assert_eq!(lines_once_there_are(folder.path(), MESSAGES).len(), MESSAGES);
+    assert!(log_files(folder.path()).len() > 1000);
+    subscriber.stop();
+}
+
+#[test]
+fn small_messages_that_wait_hold_on_to_no_large_ones() {
+    // A frame is a slice of the socket's read buffer, which the frame before it has made large.
+    const MESSAGES: u64 = 300;
+    let (folder, feeder) = (folder(), Feeder::new());
+    let mut command = downpipe_under(&["prlimit", "--fsize=1:unlimited"]);
+    command.args(subscriber_args(folder.path(), &feeder.endpoint));
+    let subscriber = Daemon::start(command, 1);
+    feeder.until_subscribed();
+    let large = vec![b'x'; 1536 * 1024];
+    let source = feeder.endpoint.trim_start_matches("tcp://");
+    let received = format!("downpipe_subscriber_source_messages_total{{source=\"{source}\"}}");
+    for number in 1..=MESSAGES {
+        feeder.send(&[&large]);
+        feeder.send(&["small"]);
+        eventually("it is received", || (subscriber.metric("subscriber", &received) == number).then_some(()));
+    }
+    assert_eq!(subscriber.metric("subscriber", "downpipe_subscriber_lines_written_total"), 0);
+    let status = fs::read_to_string(format!("/proc/{}/status", subscriber.pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 100 * 1024, "{kib} KiB");
+}
+
+#[test]
 fn a_log_deleted_under_the_daemon_begins_anew() {
     let (folder, feeder) = (folder(), Feeder::new());
     let _subscriber = subscriber(folder.path(), &feeder.endpoint, &[]);

@@ -3,6 +3,8 @@
 use crate::harness::*;
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 const DROPPED: &str = "downpipe_publisher_plain_dropped_total";
 const QUEUED_BYTES: &str = "downpipe_publisher_plain_queued_bytes";
@@ -113,6 +115,38 @@ fn connections_are_counted_as_they_come_and_go() {
     eventually("one subscriber", || (count() == 1).then_some(()));
     drop(second);
     eventually("no subscriber", || (count() == 0).then_some(()));
+}
+
+#[test]
+fn subscribers_that_come_and_go_under_load_stop_nothing() {
+    // The crate's own locks did, with all of its tasks on several threads, within 20 such rounds.
+    let publisher = publisher(&[]);
+    let http = publisher.told("publisher", "http");
+    let count = || publisher.metric("publisher", "downpipe_publisher_plain_subscribers");
+    let done = AtomicBool::new(false);
+    let answered = thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut client = Client::connect(http).unwrap();
+            let mut answered = 0;
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(client.get("/downcase?param=HELLO").unwrap().status, 200);
+                answered += 1;
+            }
+            answered
+        });
+        for _ in 0..100 {
+            let listeners: Vec<_> = (0..20).map(|_| Listener::new()).collect();
+            for listener in &listeners {
+                listener.0.connect(publisher.told("publisher", "plain")).unwrap();
+            }
+            eventually("all are connected", || (count() >= 20).then_some(()));
+        }
+        done.store(true, Ordering::Relaxed);
+        asking.join().unwrap()
+    });
+    assert!(answered > 0);
+    eventually("all are gone", || (count() == 0).then_some(()));
+    publisher.stop();
 }
 
 #[test]

@@ -108,11 +108,29 @@ fn a_second_signal_does_not_wait_for_an_orderly_end() {
     let mut stalled = TcpStream::connect(up.told("publisher", "http")).unwrap();
     stalled.write_all(b"GET /downcase?param=LA").unwrap();
     assert_eq!(up.page("publisher", "/downcase?param=FIRST").status, 200);
+    // It would take two seconds to give the request up. What comes within one is the same signal.
     up.signal("INT");
-    eventually("the first signal is seen", || up.stderr().contains("stopping").then_some(()));
-    up.signal("TERM");
-    assert_eq!(up.ended_within(Duration::from_secs(10)).code(), Some(1));
-    assert!(up.stderr().contains("downpipe: a second signal came (SIGTERM)"), "{}", up.stderr());
+    let status = eventually("it ends", || {
+        up.signal("TERM");
+        up.ended()
+    });
+    assert_eq!(status.code(), Some(1));
+    eventually("it says why", || up.stderr().contains("downpipe: a second signal came (SIGTERM)").then_some(()));
+}
+
+#[test]
+fn its_own_publisher_is_followed_once_by_whatever_name() {
+    let folder = folder();
+    let endpoint = Feeder::endpoint_to_be("127.0.1.4");
+    let mut command = downpipe();
+    command.args(["up", "--http=127.0.0.1:0", "--data"]).arg(folder.path()).env("SUBSCRIBER_HTTP", "127.0.0.1:0");
+    command.env("PUBLISHER_PLAIN", &endpoint).env("SUBSCRIBER_PLAIN", format!("own={endpoint}"));
+    let up = Daemon::start(command, 2);
+    up.page("publisher", "/downcase?param=ONCE");
+    up.stop();
+    let lines = lines(folder.path());
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].ends_with(" own/- lower case of ONCE is once"), "{}", lines[0]);
 }
 
 #[test]

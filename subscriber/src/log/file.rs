@@ -18,18 +18,20 @@
 
 use chrono::Utc;
 use prometheus_client::metrics::counter::Counter;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 /// The least that a file may hold, in bytes: so little that it is for tests.
 pub const ROTATE_BYTES_MIN: u64 = 1024;
 
+/// No file has this number, nor one beyond: what looks like one is not ours.
+const NUMBER_END: u64 = 1_000_000_000_000;
 /// How often a rotated file's name may turn out to be taken before rotation fails.
 const NAME_TRIES_MAX: u32 = 1000;
 
@@ -122,7 +124,12 @@ impl LogFile {
     /// # Errors
     /// See [`LogError`].
     pub(crate) fn open(path: &Path, rotate_bytes: u64, rotations: Counter) -> Result<Self, LogError> {
+        // By another name it is the same log, with the same lock.
+        let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let name = RotatedName::of(path).ok_or_else(|| LogError::NoName(path.to_owned()))?;
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(LogError::NotAFile(path.to_owned()));
+        }
         let folder = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
@@ -252,7 +259,9 @@ fn lock(log: &Path) -> Result<File, LogError> {
     let mut path = log.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    // Non-blocking, should somebody have left a pipe of that name there.
+    let non_blocking = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).custom_flags(non_blocking).open(&path);
     let file = opened.map_err(failed("create the lock", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -331,7 +340,7 @@ impl RotatedName {
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let ends = matches!(rest.get(digits), None | Some(b'.'));
         let number = std::str::from_utf8(&rest[..digits]).ok().filter(|_| digits >= 6 && ends)?;
-        number.parse().ok()
+        number.parse().ok().filter(|&number| number < NUMBER_END)
     }
 
     fn last_number(&self, folder: &Path) -> Result<u64, LogError> {
@@ -430,6 +439,7 @@ mod tests {
             "other.20261121T080000Z.000042.log",
             "subscriber.20261121T080000Z.42.log",
             "subscriber.20261121T080000Z.000042x.log",
+            "subscriber.20261121T080000Z.18446744073709551615.log",
         ] {
             assert_eq!(number(other), None, "{other}");
         }
@@ -446,6 +456,16 @@ mod tests {
         assert!(matches!(error, LogError::Locked { .. }), "{error}");
         drop(first);
         LogFile::open(&path, 1024, Counter::default()).unwrap();
+    }
+
+    #[test]
+    fn a_log_has_one_holder_by_whatever_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let _first = open(folder.path(), 1024);
+        let link = folder.path().join("link.log");
+        std::os::unix::fs::symlink("subscriber.log", &link).unwrap();
+        let error = LogFile::open(&link, 1024, Counter::default()).err().unwrap();
+        assert!(matches!(error, LogError::Locked { .. }), "{error}");
     }
 
     #[test]
@@ -503,7 +523,9 @@ mod tests {
         assert!(refused(Path::new("/")).contains("does not name a file"));
         let inside = folder.path().join("folder");
         fs::create_dir(&inside).unwrap();
-        assert_eq!(refused(&inside), format!("cannot open {}", inside.display()));
+        assert_eq!(refused(&inside), format!("{} is not a regular file", inside.display()));
+        assert_eq!(refused(Path::new("/dev/null")), "/dev/null is not a regular file");
+        assert!(!Path::new("/dev/null.lock").exists());
         fs::write(folder.path().join("file"), "").unwrap();
         assert!(refused(&folder.path().join("file/log")).contains("cannot create the folder"));
     }

@@ -10,7 +10,6 @@
 //! byte for byte where nothing needs an escape, and so shows neither source nor topic.
 
 use super::escape::{Style, escape, escape_topic};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use std::io::Write;
 use std::sync::Arc;
@@ -41,28 +40,10 @@ pub(crate) struct Message {
     pub(crate) received: DateTime<Utc>,
     /// The name of its source.
     pub(crate) source: Arc<str>,
-    /// Its frames. Of two, the first is the topic; any other number is all body, joined with spaces.
-    pub(crate) frames: Vec<Bytes>,
-}
-
-impl Message {
-    fn topic_and_body(&self) -> (&[u8], &[Bytes]) {
-        match self.frames.as_slice() {
-            [topic, _] if !topic.is_empty() => (topic, &self.frames[1..]),
-            [_, _] => (NO_TOPIC, &self.frames[1..]),
-            frames => (NO_TOPIC, frames),
-        }
-    }
-
-    /// Its length, with its frames joined.
-    pub(crate) fn joined_bytes(&self) -> usize {
-        self.frames.iter().map(|frame| frame.len() + 1).sum::<usize>().saturating_sub(1)
-    }
-
-    /// What it takes in memory, about.
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.joined_bytes() + self.frames.len() * size_of::<Bytes>()
-    }
+    /// What it is about, if it says so.
+    pub(crate) topic: Option<Box<[u8]>>,
+    /// What it says.
+    pub(crate) body: Box<[u8]>,
 }
 
 /// Renders messages in one format. It keeps the last second it wrote: messages come in bursts.
@@ -79,7 +60,7 @@ impl Renderer {
 
     /// Appends the message to `out`, as one line with its newline.
     pub(crate) fn render(&mut self, message: &Message, out: &mut Vec<u8>) {
-        let (topic, body) = message.topic_and_body();
+        let topic = message.topic.as_deref().unwrap_or(NO_TOPIC);
         match self.format {
             Format::Text => {
                 self.time(message.received, out);
@@ -88,7 +69,7 @@ impl Renderer {
                 out.push(b'/');
                 escape_topic(topic, Style::Field, out);
                 out.push(b' ');
-                escape_body(body, Style::Text, out);
+                escape(&message.body, Style::Text, out);
             }
             Format::Json => {
                 out.extend(b"{\"observed_timestamp\":\"");
@@ -98,12 +79,12 @@ impl Renderer {
                 out.extend(b"\",\"topic\":\"");
                 escape_topic(topic, Style::Json, out);
                 out.extend(b"\",\"body\":\"");
-                escape_body(body, Style::Json, out);
+                escape(&message.body, Style::Json, out);
                 out.extend(b"\"}");
             }
             Format::Article => {
                 out.extend(b"INFO:root:");
-                escape_body(body, Style::Article, out);
+                escape(&message.body, Style::Article, out);
                 out.extend(b"   - ");
                 self.minute(message.received, out);
             }
@@ -135,24 +116,16 @@ impl Renderer {
     }
 }
 
-fn escape_body(frames: &[Bytes], style: Style, out: &mut Vec<u8>) {
-    for (index, frame) in frames.iter().enumerate() {
-        if index > 0 {
-            out.push(b' ');
-        }
-        escape(frame, style, out);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rendered(format: Format, frames: &[&'static [u8]]) -> String {
+    fn rendered(format: Format, topic: Option<&str>, body: &str) -> String {
         let message = Message {
             received: "2026-11-21T08:03:53.000043Z".parse().unwrap(),
             source: "pub 1/a".into(),
-            frames: frames.iter().map(|frame| Bytes::from_static(frame)).collect(),
+            topic: topic.map(|topic| topic.as_bytes().into()),
+            body: body.as_bytes().into(),
         };
         let mut out = Vec::new();
         Renderer::new(format).render(&message, &mut out);
@@ -161,36 +134,32 @@ mod tests {
 
     #[test]
     fn the_formats_are_as_documented() {
-        let frames: &[&[u8]] = &[b"downcase", b"lower case of \"A\\\" is \"a\\\""];
+        let (topic, body) = (Some("downcase"), "lower case of \"A\\\" is \"a\\\"");
         assert_eq!(
-            rendered(Format::Text, frames),
+            rendered(Format::Text, topic, body),
             "2026-11-21T08:03:53.000043Z pub\\x201\\x2fa/downcase lower case of \"A\\\\\" is \"a\\\\\"\n"
         );
         assert_eq!(
-            rendered(Format::Json, frames),
+            rendered(Format::Json, topic, body),
             "{\"observed_timestamp\":\"2026-11-21T08:03:53.000043Z\",\"source\":\"pub 1/a\",\"topic\":\"downcase\",\
              \"body\":\"lower case of \\\"A\\\\\\\" is \\\"a\\\\\\\"\"}\n"
         );
         assert_eq!(
-            rendered(Format::Article, frames),
+            rendered(Format::Article, topic, body),
             "INFO:root:lower case of \"A\\\" is \"a\\\"   - 2026-11-21 08:03\n"
         );
     }
 
     #[test]
-    fn the_first_of_two_frames_is_the_topic_and_no_other() {
-        let text = |frames| rendered(Format::Text, frames).split_once('a').unwrap().1.to_owned();
-        assert_eq!(text(&[b"body"]), "/- body\n");
-        assert_eq!(text(&[b"t", b"body"]), "/t body\n");
-        assert_eq!(text(&[b"", b"body"]), "/- body\n");
-        assert_eq!(text(&[b"x", b"y", b"", b"z"]), "/- x y  z\n");
-        assert_eq!(text(&[b""]), "/- \n");
+    fn a_message_without_a_topic_has_a_dash() {
+        assert!(rendered(Format::Text, None, "body").ends_with("/- body\n"));
+        assert!(rendered(Format::Json, None, "").ends_with("\"topic\":\"-\",\"body\":\"\"}\n"));
     }
 
     #[test]
     fn a_foreign_topic_cannot_pass_for_ours() {
-        assert!(rendered(Format::Text, &[b"$downpipe/lost a", b"b"]).ends_with("/\\x24downpipe\\x2flost\\x20a b\n"));
-        assert!(rendered(Format::Json, &[b"$lost", b"b"]).contains(r#""topic":"\u0024lost""#));
+        assert!(rendered(Format::Text, Some("$downpipe/lost a"), "b").ends_with("/\\x24downpipe\\x2flost\\x20a b\n"));
+        assert!(rendered(Format::Json, Some("$lost"), "b").contains(r#""topic":"\u0024lost""#));
     }
 
     #[test]
@@ -199,7 +168,7 @@ mod tests {
         let mut out = Vec::new();
         for time in ["2026-12-31T23:59:59.999999Z", "2027-01-01T00:00:00Z", "2026-12-31T23:59:59.5Z"] {
             let received = time.parse().unwrap();
-            renderer.render(&Message { received, source: "s".into(), frames: vec![Bytes::new()] }, &mut out);
+            renderer.render(&Message { received, source: "s".into(), topic: None, body: [].into() }, &mut out);
         }
         let text = String::from_utf8(out).unwrap();
         let times: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();

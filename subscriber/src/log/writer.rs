@@ -39,7 +39,8 @@ impl Queue {
     /// Queues a message, once there is room for it. `false` if the writer is gone.
     pub(crate) async fn put(&self, message: Message) -> bool {
         // One that alone is more than the queue may hold waits until the queue is empty.
-        let bytes = u32::try_from(message.held_bytes()).unwrap_or(u32::MAX).min(QUEUE_BYTES_MAX);
+        let bytes = message.body.len() + message.topic.as_ref().map_or(0, |topic| topic.len());
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(QUEUE_BYTES_MAX);
         let Ok(charge) = self.bytes.clone().acquire_many_owned(bytes).await else { return false };
         self.sender.send(Queued { message, charge }).await.is_ok()
     }
