@@ -52,7 +52,7 @@ async fn run_publisher(args: PublisherArgs) -> anyhow::Result<()> {
     shutdown::on_signal(stop.clone())?;
     let publisher = Publisher::bind(publisher_config(args)).await?;
     say(&ready_publisher(&publisher));
-    publisher.run(stop).await.disconnect().await;
+    publisher.run(stop).await;
     Ok(())
 }
 
@@ -85,10 +85,8 @@ async fn up(publisher: PublisherArgs, mut subscriber: SubscriberArgs) -> anyhow:
             let hints = hints(publisher.http_address(), &log);
             say(&format!("{}\n{ready_subscriber}\n\n{hints}", ready_publisher(&publisher)));
         }
-        let stopped = publisher.run(stop.clone()).await;
-        // It reads to the end of the connection that is closed now.
+        publisher.run(stop.clone()).await;
         stop_subscriber.cancel();
-        stopped.disconnect().await;
     };
     let writing = async {
         let written = subscriber.run(stop_subscriber.clone()).await;

@@ -27,7 +27,7 @@ use tracing::{info, warn};
 
 /// The least that the plain feed may hold, in bytes: a few of the longest answers, for hundreds of subscribers.
 pub const LIVE_BUDGET_BYTES_MIN: u64 = 1024 * 1024;
-/// The longest that [`Publisher::run`] and [`Stopped::disconnect`] go on after the shutdown has begun.
+/// The longest that [`Publisher::run`] goes on after its shutdown has begun.
 pub const STOP_WAIT_MAX: Duration = net::http::DRAIN_WAIT_MAX.saturating_add(LINGER_MAX).saturating_add(FLUSH_WAIT_MAX);
 
 /// The wait at shutdown for subscribers to take what was published.
@@ -106,26 +106,15 @@ impl Publisher {
         self.shared.plain.subscriber_connected().await;
     }
 
-    /// Serves until `shutdown`; then stops accepting, finishes the requests in hand, and lets
-    /// subscribers take what was published, each within its bound.
-    pub async fn run(self, shutdown: CancellationToken) -> Stopped {
+    /// Serves until `shutdown`; then stops accepting, finishes the requests in hand, lets subscribers
+    /// take what was published, and disconnects them, each within its bound.
+    pub async fn run(self, shutdown: CancellationToken) {
         net::http::serve(self.http, http::router(self.shared.clone()), shutdown).await;
         let left = self.shared.plain.drain(LINGER_MAX).await;
         if left > 0 {
             warn!(messages = left, waited = ?LINGER_MAX, "subscribers did not take all that was published to them");
         }
+        self.shared.plain.close().await;
         info!("publisher stopped");
-        Stopped(self.shared)
-    }
-}
-
-/// A publisher that serves no more, but whose subscribers are still connected.
-#[must_use]
-pub struct Stopped(Arc<Shared>);
-
-impl Stopped {
-    /// Disconnects them, once they have what was published.
-    pub async fn disconnect(self) {
-        self.0.plain.close().await;
     }
 }

@@ -157,7 +157,7 @@ impl Follower {
                 return;
             };
             match connected {
-                Err(error) => self.waiting(error.to_string()),
+                Err(error) => self.not_connected(error.to_string()),
                 Ok(connection) => {
                     pause = BACK_OFF.0;
                     info!(source = %self.source, address = %connection.address, "connected");
@@ -165,8 +165,10 @@ impl Follower {
                     self.link.send_replace(Link::Connected);
                     match self.receive(connection).await {
                         End::Shutdown => return,
-                        End::Lost(_) if self.shutdown.is_cancelled() => return,
-                        End::Lost(reason) => self.waiting(reason),
+                        End::Lost(reason) => {
+                            info!(source = %self.source, %reason, "disconnected, connecting again");
+                            self.link.send_replace(Link::Waiting(reason));
+                        }
                     }
                 }
             }
@@ -178,14 +180,13 @@ impl Follower {
         }
     }
 
-    fn waiting(&self, reason: String) {
-        let link = Link::Waiting(reason);
-        if *self.link.borrow() != link
-            && let Link::Waiting(reason) = &link
-        {
+    /// Warns, unless that was the reason already.
+    fn not_connected(&self, reason: String) {
+        let known = matches!(&*self.link.borrow(), Link::Waiting(known) if *known == reason);
+        if !known {
             warn!(source = %self.source, %reason, "not connected, trying until it is");
+            self.link.send_replace(Link::Waiting(reason));
         }
-        self.link.send_replace(link);
     }
 
     async fn receive(&self, mut connection: Connection) -> End {
