@@ -25,7 +25,7 @@ const BORROWED: [(&str, &str); 2] = [("http", "PUBLISHER_HTTP"), ("format", "SUB
 /// A small HTTP service answers and publishes every answer; subscribers stamp what is published
 /// with the time and append it to rotating log files.
 #[derive(Debug, Parser)]
-#[command(name = "downpipe", version, arg_required_else_help = false)]
+#[command(name = "downpipe", version, override_usage = "downpipe [COMMAND] [OPTIONS]")]
 #[command(after_help = "Without a command, `up` runs. `downpipe COMMAND --help` is the reference of its options.")]
 struct Cli {
     #[command(subcommand)]
