@@ -4,13 +4,14 @@
 //! the default. The variable is the command's name and the option's: `PUBLISHER_HTTP`.
 
 use crate::config::{ConfigError, ConfigFile};
+use crate::shutdown;
 use clap::builder::{PossibleValuesParser, Resettable, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use hyper::Uri;
+use hyper::http::uri::Authority;
 use net::{Endpoint, HostPort};
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 use subscriber::{Format, PlainSource};
@@ -165,7 +166,7 @@ fn size<const MIN: u64>(text: &str) -> Result<u64, String> {
 
 fn peer_timeout(text: &str) -> Result<Duration, String> {
     let time = text.parse::<humantime::Duration>().map_err(|error| error.to_string())?;
-    if !(1..=3600).contains(&time.as_secs()) {
+    if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&*time) {
         return Err("not between 1s and 1h".to_owned());
     }
     Ok(*time)
@@ -173,7 +174,10 @@ fn peer_timeout(text: &str) -> Result<Duration, String> {
 
 fn http_url(text: &str) -> Result<Uri, String> {
     let url: Uri = text.parse().map_err(|error| format!("{error}"))?;
-    if url.scheme_str() != Some("http") || url.host().is_none() {
+    let names_port = |authority: &Authority| authority.as_str().len() > authority.host().len();
+    let port_is_wrong =
+        url.authority().is_some_and(|authority| names_port(authority) && authority.port_u16().is_none());
+    if url.scheme_str() != Some("http") || url.host().is_none() || port_is_wrong {
         return Err("not a URL like http://127.0.0.1:5000".to_owned());
     }
     Ok(url)
@@ -197,8 +201,7 @@ impl UsageError {
         match self {
             Self::CommandLine(error) => error.exit(),
             error => {
-                // A closed stderr is no reason to panic.
-                let _ = writeln!(std::io::stderr(), "downpipe: {:#}", anyhow::Error::from(error));
+                shutdown::last_words(&format!("{:#}", anyhow::Error::from(error)));
                 std::process::exit(2)
             }
         }
@@ -305,11 +308,21 @@ mod tests {
     }
 
     #[test]
+    fn a_url_has_a_host_and_a_port_that_there_can_be() {
+        for url in ["http://127.0.0.1:5000", "http://name/livez", "http://[::1]:80/"] {
+            assert!(http_url(url).is_ok(), "{url}");
+        }
+        for url in ["https://name", "name:80", "/readyz", "http://127.0.0.1:99999", "http://name:http", "http://"] {
+            assert!(http_url(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
     fn a_size_and_a_time_have_limits() {
         assert_eq!(size::<1024>("1KiB"), Ok(1024));
         assert!(size::<1024>("1023").unwrap_err().contains("1024"));
         assert!(size::<1024>("many").is_err());
         assert_eq!(peer_timeout("90s"), Ok(Duration::from_secs(90)));
-        assert!(peer_timeout("999ms").is_err() && peer_timeout("2h").is_err() && peer_timeout("soon").is_err());
+        assert!(peer_timeout("999ms").is_err() && peer_timeout("3600.5s").is_err() && peer_timeout("soon").is_err());
     }
 }

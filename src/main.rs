@@ -11,7 +11,6 @@ mod run;
 mod shutdown;
 
 use crate::cli::UsageError;
-use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -23,8 +22,7 @@ fn main() -> ExitCode {
     match error.downcast::<UsageError>() {
         Ok(usage) => usage.exit(),
         Err(error) => {
-            // A closed stderr is no reason to panic.
-            let _ = writeln!(std::io::stderr(), "downpipe: {error:#}");
+            shutdown::last_words(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -2,13 +2,14 @@
 
 use crate::cli::{Command, PublisherArgs, SubscriberArgs, UsageError};
 use crate::{diagnostics, health, shutdown};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use net::Endpoint;
 use publisher::Publisher;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 use subscriber::{OpenError, PlainSource, Subscriber};
 use tokio::runtime::Builder;
@@ -73,9 +74,10 @@ async fn up(publisher: PublisherArgs, mut subscriber: SubscriberArgs) -> anyhow:
     shutdown::on_signal(stop.clone())?;
     let publisher = Publisher::bind(publisher_config(publisher)).await?;
     let own = follow_own(&mut subscriber.plain, publisher.plain_address());
+    let own = (own.name().to_owned(), own.endpoint().clone());
     let log = subscriber.log.clone();
     let subscriber = open_subscriber(subscriber)?;
-    let connected = subscriber.connected(&own);
+    let (received, connected) = (subscriber.received(&own.0), subscriber.connected(&own.1));
     let ready_subscriber = ready_subscriber(&subscriber, &log);
 
     let stop_subscriber = CancellationToken::new();
@@ -85,27 +87,30 @@ async fn up(publisher: PublisherArgs, mut subscriber: SubscriberArgs) -> anyhow:
             let hints = hints(publisher.http_address(), &log);
             say(&format!("{}\n{ready_subscriber}\n\n{hints}", ready_publisher(&publisher)));
         }
-        publisher.run(stop.clone()).await;
+        let published = publisher.run(stop.clone()).await;
         stop_subscriber.cancel();
+        published
     };
     let writing = async {
         let written = subscriber.run(stop_subscriber.clone()).await;
         stop.cancel();
         written
     };
-    let ((), written) = tokio::join!(publishing, writing);
-    Ok(written?)
+    let (published, written) = tokio::join!(publishing, writing);
+    written?;
+    let missing = published.saturating_sub(received());
+    ensure!(missing == 0, "{missing} of {published} published messages did not reach the log in time");
+    Ok(())
 }
 
 /// Has the sources begin with the publisher of this process, once, under the name it was given if it
-/// was among them. Returns how it is reached.
-fn follow_own(sources: &mut Vec<PlainSource>, bound: SocketAddr) -> Endpoint {
+/// was among them.
+fn follow_own(sources: &mut Vec<PlainSource>, bound: SocketAddr) -> &PlainSource {
     let given = sources.iter().position(|source| is_own(source.endpoint(), bound));
     let own = given.map_or_else(|| PlainSource::at(Endpoint::local(bound)), |index| sources.remove(index));
-    let endpoint = own.endpoint().clone();
     sources.retain(|source| !is_own(source.endpoint(), bound));
     sources.insert(0, own);
-    endpoint
+    &sources[0]
 }
 
 fn is_own(endpoint: &Endpoint, bound: SocketAddr) -> bool {
@@ -156,10 +161,12 @@ fn hints(http: SocketAddr, log: &Path) -> String {
     format!("try:     curl 'http://{http}/downcase?param=HELLO'\nfollow:  tail -F {}", log.display())
 }
 
-/// A line for whoever started the process. A closed stdout is no reason to stop.
+/// A line for whoever started the process. A stdout that is closed, or that nobody reads, is no
+/// reason to stop or to wait.
 fn say(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    let line = format!("{text}\n");
+    let write = move || std::io::stdout().write_all(line.as_bytes()).and_then(|()| std::io::stdout().flush());
+    thread::spawn(write);
 }
 
 /// Connections are descriptors, and the usual soft limit of 1,024 is there for programs that use
@@ -177,8 +184,7 @@ mod tests {
     fn the_own_publisher_comes_first_once_and_keeps_its_name() {
         let followed = |bound: &str, given: &[&str]| {
             let mut sources = given.iter().map(|source| source.parse().unwrap()).collect();
-            let own = follow_own(&mut sources, bound.parse().unwrap()).to_string();
-            assert_eq!(sources[0].endpoint().to_string(), own);
+            follow_own(&mut sources, bound.parse().unwrap());
             sources.iter().map(PlainSource::to_string).collect::<Vec<_>>()
         };
         let other = "tcp://192.0.2.7:4444";

@@ -17,9 +17,9 @@ use tracing::info;
 
 /// The longest an orderly end may take; Docker gives ten seconds.
 const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(9);
-// In `up` one stops after the other, and each says what it could not do before the time is up.
+// In `up` one stops after the other, and the log has to be begun to be finished before the time is up.
 const _: () = assert!(
-    publisher::STOP_WAIT_MAX.saturating_add(subscriber::STOP_WAIT_MAX).as_millis() < SHUTDOWN_WAIT_MAX.as_millis()
+    publisher::STOP_WAIT_MAX.saturating_add(subscriber::READ_WAIT_MAX).as_millis() < SHUTDOWN_WAIT_MAX.as_millis()
 );
 /// A signal within this time of the first is the same one, sent to the process and to its group.
 const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
@@ -56,11 +56,15 @@ fn name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
 }
 
-/// Ends the process, whether or not anybody reads why.
 fn give_up(reason: &str) -> ! {
-    let last_words = format!("downpipe: {reason}\n");
-    let (said, wait) = mpsc::channel();
-    thread::spawn(move || said.send(std::io::stderr().write_all(last_words.as_bytes())));
-    let _ = wait.recv_timeout(LAST_WORDS_WAIT_MAX);
+    last_words(reason);
     std::process::exit(1)
+}
+
+/// Says on stderr why the process ends, whether or not anybody reads it.
+pub(crate) fn last_words(reason: &str) {
+    let line = format!("downpipe: {reason}\n");
+    let (said, wait) = mpsc::channel();
+    thread::spawn(move || said.send(std::io::stderr().write_all(line.as_bytes())));
+    let _ = wait.recv_timeout(LAST_WORDS_WAIT_MAX);
 }

@@ -60,14 +60,12 @@ impl FromStr for HostPort {
         let port = port.parse().map_err(|_| no_port())?;
 
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let valid = match bracketed {
-            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => host == "*" || is_name(host),
+        // In one spelling, so that the same address is equal to itself.
+        let host = match bracketed {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().map_err(|_| no_host())?.to_string(),
+            None if host == "*" || is_name(host) => host.to_ascii_lowercase(),
+            None => return Err(no_host()),
         };
-        if !valid {
-            return Err(no_host());
-        }
-        let host = bracketed.unwrap_or(host).to_owned();
         Ok(Self { host, port })
     }
 }
@@ -160,6 +158,13 @@ mod tests {
             let endpoint = format!("tcp://{text}");
             assert_eq!(endpoint.parse::<Endpoint>().unwrap().to_string(), endpoint);
         }
+    }
+
+    #[test]
+    fn an_address_has_one_spelling() {
+        let read = |text: &str| text.parse::<HostPort>().unwrap();
+        assert_eq!(read("[::1]:1"), read("[0:0:0:0:0:0:0:1]:1"));
+        assert_eq!(read("LOCALHOST:1"), read("localhost:1"));
     }
 
     #[test]

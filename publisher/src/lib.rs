@@ -31,7 +31,7 @@ pub const LIVE_BUDGET_BYTES_MIN: u64 = 1024 * 1024;
 pub const STOP_WAIT_MAX: Duration = net::http::DRAIN_WAIT_MAX.saturating_add(LINGER_MAX).saturating_add(FLUSH_WAIT_MAX);
 
 /// The wait at shutdown for subscribers to take what was published.
-const LINGER_MAX: Duration = Duration::from_millis(500);
+const LINGER_MAX: Duration = Duration::from_secs(3);
 
 /// What a publisher needs to know.
 #[derive(Debug, Clone)]
@@ -107,8 +107,9 @@ impl Publisher {
     }
 
     /// Serves until `shutdown`; then stops accepting, finishes the requests in hand, lets subscribers
-    /// take what was published, and disconnects them, each within its bound.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// take what was published, and disconnects them, each within its bound. Returns how many
+    /// messages were handed to the plain feed, for whoever knows how many arrived.
+    pub async fn run(self, shutdown: CancellationToken) -> u64 {
         net::http::serve(self.http, http::router(self.shared.clone()), shutdown).await;
         let left = self.shared.plain.drain(LINGER_MAX).await;
         if left > 0 {
@@ -116,5 +117,6 @@ impl Publisher {
         }
         self.shared.plain.close().await;
         info!("publisher stopped");
+        self.shared.plain.sent()
     }
 }

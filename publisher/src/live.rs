@@ -11,6 +11,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinError;
@@ -29,6 +30,7 @@ pub(crate) struct PlainFeed {
     socket: Mutex<Option<Socketed>>,
     account: Arc<Account>,
     connections: watch::Receiver<Connections>,
+    sent: AtomicU64,
 }
 
 /// A socket and the thread that its tasks live on. Made, bound and dropped there.
@@ -79,24 +81,25 @@ impl PlainFeed {
     /// See [`FeedError`].
     pub(crate) async fn serve(listener: TcpListener, budget_bytes: u64) -> Result<Self, FeedError> {
         let thread = SocketThread::start("plain-feed", FLUSH_WAIT_MAX).map_err(FeedError::Thread)?;
-        let (told, connections) = watch::channel(Connections::default());
         let bind = async move {
             let mut socket = PubSocket::new();
-            let mut events = socket.monitor();
+            let events = socket.monitor();
             socket.bind_listener(listener).await?;
-            // Ends with the socket, which owns the other end of the events.
-            tokio::spawn(async move {
-                let mut peers = Peers::default();
-                while let Some(event) = events.next().await {
-                    peers.note(event);
-                    told.send_replace(Connections { open: peers.connected.len(), ended: peers.ended });
-                }
-            });
-            ZmqResult::Ok(socket)
+            ZmqResult::Ok((socket, events))
         };
-        let socket = thread.run(bind).await??;
-        let socketed = Socketed { socket, thread };
-        Ok(Self { socket: Mutex::new(Some(socketed)), account: Account::new(budget_bytes), connections })
+        let (socket, mut events) = thread.run(bind).await??;
+        let (told, connections) = watch::channel(Connections::default());
+        // Not on the socket's thread: it drops events where more than 1,024 wait, so they are to be
+        // read while it makes them. Ends with the socket, which owns the other end.
+        tokio::spawn(async move {
+            let mut peers = Peers::default();
+            while let Some(event) = events.next().await {
+                peers.note(event);
+                told.send_replace(Connections { open: peers.connected.len(), ended: peers.ended });
+            }
+        });
+        let socket = Mutex::new(Some(Socketed { socket, thread }));
+        Ok(Self { socket, account: Account::new(budget_bytes), connections, sent: AtomicU64::new(0) })
     }
 
     /// Hands a message to the PUB socket, if the account allows.
@@ -106,7 +109,9 @@ impl PlainFeed {
     pub(crate) async fn publish(&self, text: String) -> Result<(), PublishError> {
         let frame = self.account.charge(text.into_bytes(), self.connections().open).map_err(PublishError::Dropped)?;
         let mut socketed = self.socket.lock().await;
-        Ok(socketed.as_mut().ok_or(PublishError::Closed)?.socket.send(frame.into()).await?)
+        socketed.as_mut().ok_or(PublishError::Closed)?.socket.send(frame.into()).await?;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Subscribers' connections now.
@@ -117,6 +122,11 @@ impl PlainFeed {
     /// What sits in the socket's queues now.
     pub(crate) fn held(&self) -> Held {
         self.account.held()
+    }
+
+    /// Messages handed to the socket so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Messages dropped so far.

@@ -14,6 +14,7 @@ type Labels = [(&'static str, String); 1];
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<Labels, Counter>,
+    plain_sent: Counter,
     plain_dropped: Counter,
     plain_disconnects: Counter,
     plain_subscribers: Gauge,
@@ -25,9 +26,10 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("downpipe_publisher");
         let requests = Family::default();
-        let [plain_dropped, plain_disconnects] = std::array::from_fn(|_| Counter::default());
+        let [plain_sent, plain_dropped, plain_disconnects] = std::array::from_fn(|_| Counter::default());
         let [plain_subscribers, plain_queued_messages, plain_queued_bytes] = std::array::from_fn(|_| Gauge::default());
         registry.register("requests", "GET requests to /downcase, by the status of their answer", requests.clone());
+        registry.register("plain_sent", "Messages handed to the plain feed", plain_sent.clone());
         registry.register("plain_dropped", "Messages that the plain feed could not hold", plain_dropped.clone());
         let help = "Connections to the plain feed that ended; what was on its way on them is lost";
         registry.register("plain_disconnects", help, plain_disconnects.clone());
@@ -41,6 +43,7 @@ impl Metrics {
         Self {
             registry,
             requests,
+            plain_sent,
             plain_dropped,
             plain_disconnects,
             plain_subscribers,
@@ -61,6 +64,7 @@ impl Metrics {
         self.plain_disconnects.inner().store(connections.ended, Ordering::Relaxed);
         self.plain_queued_messages.set(held.messages as i64);
         self.plain_queued_bytes.set(held.bytes as i64);
+        self.plain_sent.inner().store(plain.sent(), Ordering::Relaxed);
         self.plain_dropped.inner().store(plain.dropped(), Ordering::Relaxed);
         &self.registry
     }

@@ -34,14 +34,10 @@ use tracing::{info, warn};
 
 /// Sources that one subscriber follows: each holds a connection with its buffers.
 pub const SOURCES_MAX: usize = 256;
-/// The longest that [`Subscriber::run`] goes on after its shutdown has begun.
-pub const STOP_WAIT_MAX: Duration = SOURCES_WAIT_MAX.saturating_add(WRITER_WAIT_MAX);
-/// The wait at shutdown for sources to be read to their end.
-const SOURCES_WAIT_MAX: Duration = Duration::from_secs(2);
-/// The wait after that for the log to be written and synced.
-const WRITER_WAIT_MAX: Duration = Duration::from_millis(3500);
-// HTTP is drained meanwhile.
-const _: () = assert!(net::http::DRAIN_WAIT_MAX.as_millis() <= STOP_WAIT_MAX.as_millis());
+/// The wait at shutdown for sources to be read to their end; then what they sent is written and synced.
+pub const READ_WAIT_MAX: Duration = Duration::from_millis(2300);
+/// The wait for that. A disk that hangs takes all of it.
+const WRITE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What a subscriber needs to know.
 #[derive(Debug, Clone)]
@@ -116,6 +112,12 @@ impl Subscriber {
         self.http_address
     }
 
+    /// How many messages of the source called `name` have been received, to be asked at any time.
+    pub fn received(&self, name: &str) -> impl Fn() -> u64 + Send + use<> {
+        let messages = self.status.metrics.source(name).messages;
+        move || messages.get()
+    }
+
     /// Waits, once the subscriber runs, until the source at `endpoint` is connected. For ever, if it has none there.
     pub fn connected(&self, endpoint: &Endpoint) -> impl Future<Output = ()> + Send + use<> {
         let link = self.status.links.iter().find(|(source, _)| source.endpoint() == endpoint);
@@ -156,7 +158,7 @@ impl Subscriber {
             // The queue closes when the last source has ended.
             drop(self.queue);
             read_to_the_end(sources).await;
-            let finished = self.writer.finish(WRITER_WAIT_MAX).await;
+            let finished = self.writer.finish(WRITE_WAIT_MAX).await;
             if ended_early { finished.and(Err(WriterError::Ended)) } else { finished }
         };
         let ((), finished) = tokio::join!(http, log);
@@ -167,8 +169,8 @@ impl Subscriber {
 
 async fn read_to_the_end(mut sources: JoinSet<()>) {
     let all_ended = async { while sources.join_next().await.is_some() {} };
-    if tokio::time::timeout(SOURCES_WAIT_MAX, all_ended).await.is_err() {
-        warn!(waited = ?SOURCES_WAIT_MAX, "sources cannot be read to their end, dropping them");
+    if tokio::time::timeout(READ_WAIT_MAX, all_ended).await.is_err() {
+        warn!(waited = ?READ_WAIT_MAX, "sources cannot be read to their end, dropping them");
         sources.shutdown().await;
     }
 }

@@ -52,7 +52,7 @@ const SUBSCRIBE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// What is subscribed to, and at once no more, to have something sent.
 const NUDGE_PREFIX: &str = "\0downpipe\0still there?";
 /// At shutdown: the silence after which a source counts as read to its end, and the longest it is read on.
-const DRAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(1500));
+const DRAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// Where to subscribe, and what to call it in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -119,6 +119,23 @@ fn a_second_signal_does_not_wait_for_an_orderly_end() {
 }
 
 #[test]
+fn what_is_answered_and_cannot_be_logged_is_counted_at_the_end() {
+    let folder = folder();
+    let mut command = downpipe_under(&["prlimit", "--fsize=1:unlimited"]);
+    command.args(["up", "--http=127.0.0.1:0", "--data"]).arg(folder.path()).env("SUBSCRIBER_HTTP", "127.0.0.1:0");
+    command.env("PUBLISHER_PLAIN", "tcp://127.0.0.1:0");
+    let mut up = Daemon::start(command, 2);
+    for number in 0..100 {
+        assert_eq!(up.page("publisher", &format!("/downcase?param=N{number}")).status, 200);
+    }
+    up.signal("TERM");
+    assert_eq!(up.ended_within(Duration::from_secs(10)).code(), Some(1));
+    eventually("it says why", || {
+        up.stderr().contains("downpipe: 100 lines could not be written: cannot write to ").then_some(())
+    });
+}
+
+#[test]
 fn its_own_publisher_is_followed_once_by_whatever_name() {
     let folder = folder();
     let endpoint = Feeder::endpoint_to_be("127.0.1.4");

@@ -84,6 +84,8 @@ pub(crate) struct LogFile {
     number: u64,
     /// `None` after a rotation, until the next write.
     current: Option<File>,
+    /// How long the current file was after the last write.
+    length: u64,
     _lock: File,
 }
 
@@ -125,7 +127,9 @@ impl LogFile {
     /// See [`LogError`].
     pub(crate) fn open(path: &Path, rotate_bytes: u64, rotations: Counter) -> Result<Self, LogError> {
         // By another name it is the same log, with the same lock.
-        let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+        let path =
+            &if is_link { fs::canonicalize(path).map_err(failed("follow the link", path))? } else { path.to_owned() };
         let name = RotatedName::of(path).ok_or_else(|| LogError::NoName(path.to_owned()))?;
         if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             return Err(LogError::NotAFile(path.to_owned()));
@@ -138,8 +142,9 @@ impl LogFile {
         let lock = lock(path)?;
         let number = name.last_number(&folder)?;
         let path = path.to_owned();
-        let mut log = Self { name, path, folder, rotate_bytes, rotations, number, current: None, _lock: lock };
-        log.current()?;
+        let mut log =
+            Self { name, path, folder, rotate_bytes, rotations, number, current: None, length: 0, _lock: lock };
+        log.look_up()?;
         Ok(log)
     }
 
@@ -149,28 +154,32 @@ impl LogFile {
     /// # Errors
     /// A write or a rotation failed.
     pub(crate) fn append(&mut self, batch: &mut Batch<'_>) -> Result<(), LogError> {
-        let rotate_bytes = self.rotate_bytes;
         while batch.written < batch.lines.len() {
-            let (file, length, is_new) = self.current()?;
-            if is_new {
-                // The beginning of a line that was begun is in the file before this one.
+            let is_another = self.look_up()?;
+            if is_another {
+                // The beginning of a line that was begun is not in this file.
                 batch.written = batch.line_start();
             }
             let is_within_line = batch.written > batch.line_start();
-            let fitting = fitting(&batch.lines[batch.written..], length, rotate_bytes, is_within_line);
-            if fitting == 0 {
-                self.rotate()?;
-                continue;
+            let left = &batch.lines[batch.written..];
+            match fitting(left, self.length, self.rotate_bytes, is_within_line) {
+                0 => self.rotate()?,
+                fitting => self.write(batch, batch.written + fitting)?,
             }
-            let until = batch.written + fitting;
-            while batch.written < until {
-                match file.write(&batch.lines[batch.written..until]) {
-                    Ok(0) => return Err(failed("write to", &self.path)(io::ErrorKind::WriteZero.into())),
-                    Ok(count) => batch.written += count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(failed("write to", &self.path)(error)),
-                }
-            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &mut Batch<'_>, until: usize) -> Result<(), LogError> {
+        let Some(file) = &mut self.current else { return Ok(()) };
+        while batch.written < until {
+            let count = match file.write(&batch.lines[batch.written..until]) {
+                Ok(0) => return Err(failed("write to", &self.path)(io::ErrorKind::WriteZero.into())),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                written => written.map_err(failed("write to", &self.path))?,
+            };
+            batch.written += count;
+            self.length += count as u64;
         }
         Ok(())
     }
@@ -186,27 +195,34 @@ impl LogFile {
         }
     }
 
-    /// The file that has the log's name now, its length, and whether it is another than before.
-    fn current(&mut self) -> Result<(&mut File, u64, bool), LogError> {
+    /// Sees to it that the current file is the one that has the log's name now, and its length is
+    /// known. Returns whether what was written last is no longer at its end.
+    fn look_up(&mut self) -> Result<bool, LogError> {
         if self.current.as_ref().is_some_and(|file| !is_at(file, &self.path)) {
             warn!(log = %self.path.display(), "the log was moved or deleted, beginning a new one");
             self.current = None;
         }
-        let (file, is_new) = match self.current.take() {
-            Some(file) => (file, false),
-            None => (self.open_current()?, true),
+        let is_new = self.current.is_none();
+        let mut file = match self.current.take() {
+            Some(file) => file,
+            None => self.open_current()?,
         };
-        let length = file.metadata().map_err(failed("examine", &self.path))?.len();
-        Ok((self.current.insert(file), length, is_new))
+        let length = |file: &File| file.metadata().map(|found| found.len()).map_err(failed("examine", &self.path));
+        let is_shorter = !is_new && length(&file)? < self.length;
+        if is_new || is_shorter {
+            end_torn_line(&mut file).map_err(failed("end the last line of", &self.path))?;
+        }
+        self.length = length(&file)?;
+        self.current = Some(file);
+        Ok(is_new || is_shorter)
     }
 
     fn open_current(&self) -> Result<File, LogError> {
         let opened = OpenOptions::new().read(true).append(true).create(true).open(&self.path);
-        let mut file = opened.map_err(failed("open", &self.path))?;
+        let file = opened.map_err(failed("open", &self.path))?;
         if !file.metadata().map_err(failed("examine", &self.path))?.is_file() {
             return Err(LogError::NotAFile(self.path.clone()));
         }
-        end_torn_line(&mut file).map_err(failed("end the last line of", &self.path))?;
         sync_folder(&self.folder)?;
         Ok(file)
     }
@@ -466,6 +482,11 @@ mod tests {
         std::os::unix::fs::symlink("subscriber.log", &link).unwrap();
         let error = LogFile::open(&link, 1024, Counter::default()).err().unwrap();
         assert!(matches!(error, LogError::Locked { .. }), "{error}");
+
+        let nowhere = folder.path().join("nowhere.log");
+        std::os::unix::fs::symlink("absent.log", &nowhere).unwrap();
+        let error = LogFile::open(&nowhere, 1024, Counter::default()).err().unwrap();
+        assert_eq!(error.to_string(), format!("cannot follow the link {}", nowhere.display()));
     }
 
     #[test]
@@ -484,18 +505,32 @@ mod tests {
         append(&mut log, &("x".repeat(1000) + "\n"));
         // As a write leaves it that the disk refused after ten bytes.
         let second = "y".repeat(2000) + "\n";
-        let mut batch = Batch { lines: second.as_bytes(), written: 10 };
-        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&second.as_bytes()[..10]).unwrap();
+        let mut batch = Batch::new(second.as_bytes());
+        log.write(&mut batch, 10).unwrap();
         assert_eq!((batch.done(), batch.left()), (&b""[..], second.as_bytes()));
         log.append(&mut batch).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "x".repeat(1000) + "\n" + &second);
 
-        append(&mut log, "next\n");
-        let third = "third\n";
-        let mut batch = Batch { lines: third.as_bytes(), written: 2 };
+        let begin = |log: &mut LogFile| {
+            append(log, "before\n");
+            let mut batch = Batch::new(b"third\n");
+            log.write(&mut batch, 2).unwrap();
+            batch
+        };
+        let mut batch = begin(&mut log);
         fs::remove_file(&path).unwrap();
         log.append(&mut batch).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), third);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "third\n");
+
+        let mut batch = begin(&mut log);
+        File::create(&path).unwrap();
+        log.append(&mut batch).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "third\n");
+
+        let mut batch = begin(&mut log);
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(8).unwrap();
+        log.append(&mut batch).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "third\nbe\nthird\n");
     }
 
     #[test]
