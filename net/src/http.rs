@@ -54,12 +54,13 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     }
 
     drop(listener);
-    if tokio::time::timeout(DRAIN_WAIT_MAX, connections.shutdown()).await.is_err() {
-        warn!(waited = ?DRAIN_WAIT_MAX, "http clients still have requests open, closing them");
-    }
+    let drained = tokio::time::timeout(DRAIN_WAIT_MAX, connections.shutdown()).await;
     hang_up.cancel();
     // Every connection has a slot, so all slots are free when all connections are gone.
     let _ = slots.acquire_many(CONNECTIONS_MAX as u32).await;
+    if drained.is_err() {
+        warn!(waited = ?DRAIN_WAIT_MAX, "http clients still had requests open, closed them");
+    }
 }
 
 /// The next connection; `None` at shutdown.
