@@ -171,7 +171,7 @@ impl LogFile {
     }
 
     fn write(&mut self, batch: &mut Batch<'_>, until: usize) -> Result<(), LogError> {
-        let Some(file) = &mut self.current else { return Ok(()) };
+        let file = self.current.as_mut().expect("a file has been looked up before each write");
         while batch.written < until {
             let count = match file.write(&batch.lines[batch.written..until]) {
                 Ok(0) => return Err(failed("write to", &self.path)(io::ErrorKind::WriteZero.into())),
