@@ -37,7 +37,7 @@ pub const SOURCES_MAX: usize = 256;
 /// The wait at shutdown for sources to be read to their end; then what they sent is written and synced.
 pub const READ_WAIT_MAX: Duration = Duration::from_millis(2300);
 /// The wait for that. A disk that hangs takes all of it.
-const WRITE_WAIT_MAX: Duration = Duration::from_secs(5);
+const WRITE_WAIT_MAX: Duration = Duration::from_secs(8);
 
 /// What a subscriber needs to know.
 #[derive(Debug, Clone)]
