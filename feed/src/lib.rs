@@ -13,17 +13,19 @@
 //!
 //! Integers are little-endian. What follows is in the table of each module: [`block`] (the unit of
 //! commit, of sending and of replay), [`segment`] (what a journal file begins with), [`message`]
-//! (what is said about blocks).
+//! (what is said about blocks). What a subscriber does with them is decided in [`cursor`].
 //!
 //! A version that is not known is an error of its own, [`DecodeError::Version`]: it means that the
 //! reader is to be upgraded, and is never taken for damage or loss.
 
 pub mod block;
+pub mod cursor;
 pub mod message;
 pub mod segment;
 mod wire;
 
 pub use block::{Block, BlockBuilder, BlockHead, Record};
+pub use cursor::{Cursor, FirstContact, Verdict};
 pub use message::{Busy, End, Fetch, Fork, Gap, GapReason, Head, Message};
 pub use segment::SegmentHeader;
 pub use wire::DecodeError;
