@@ -103,6 +103,16 @@ impl BlockHead {
         })
     }
 
+    /// The place in front of the block.
+    pub fn start(&self) -> Position {
+        Position { next: self.first, previous: self.previous }
+    }
+
+    /// The place behind the block, as it claims.
+    pub fn end(&self) -> Position {
+        Position { next: self.first.saturating_add(self.count.into()), previous: self.checksum }
+    }
+
     /// How long the whole block is, in bytes: a claim, and never more than [`BLOCK_BYTES_MAX`].
     ///
     /// # Errors
@@ -133,21 +143,27 @@ impl Block {
     /// # Errors
     /// What is wrong with them; see [`DecodeError`].
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let head = BlockHead::decode(&bytes)?;
-        let length = head.block_bytes()?;
-        if bytes.len() < length {
-            return Err(DecodeError::Short(bytes.len()));
+        let head = Self::check_front(&bytes)?;
+        match bytes.len() - head.block_bytes()? {
+            0 => Ok(Self { head, bytes }),
+            more => Err(DecodeError::Long(more)),
         }
-        if bytes.len() > length {
-            return Err(DecodeError::Long(bytes.len() - length));
-        }
-        wire::check(&bytes)?;
-        let mut records = Records::of(&head, &bytes);
+    }
+
+    /// Checks that `bytes` begin with a whole block, and tells its head. Others may follow.
+    ///
+    /// # Errors
+    /// What is wrong with it; see [`DecodeError`].
+    pub fn check_front(bytes: &[u8]) -> Result<BlockHead, DecodeError> {
+        let head = BlockHead::decode(bytes)?;
+        let bytes = bytes.get(..head.block_bytes()?).ok_or(DecodeError::Short(bytes.len()))?;
+        wire::check(bytes)?;
+        let mut records = Records::of(&head, bytes);
         for _ in 0..head.count {
             records.read()?;
         }
         records.payload.end()?;
-        Ok(Self { head, bytes })
+        Ok(head)
     }
 
     /// What its head says.
@@ -162,12 +178,12 @@ impl Block {
 
     /// The place in front of it.
     pub fn start(&self) -> Position {
-        Position { next: self.head.first, previous: self.head.previous }
+        self.head.start()
     }
 
     /// The place behind it.
     pub fn end(&self) -> Position {
-        Position { next: self.head.first + u64::from(self.head.count), previous: self.head.checksum }
+        self.head.end()
     }
 
     /// Its records, in order.

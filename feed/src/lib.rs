@@ -21,6 +21,7 @@
 pub mod block;
 pub mod cursor;
 pub mod message;
+pub mod recovery;
 pub mod segment;
 mod wire;
 

@@ -114,7 +114,8 @@ pub(crate) fn check(bytes: &[u8]) -> Result<u32, DecodeError> {
     if found == computed { Ok(found) } else { Err(DecodeError::Checksum { found, computed }) }
 }
 
-fn checksum(bytes: &[u8]) -> u32 {
+/// The checksum of a whole encoding, at least 8 bytes.
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..])
 }
 
