@@ -20,7 +20,8 @@
 //! (0 to 256 KiB). Times do not go back; varints are as short as they can be. So a block has one
 //! encoding.
 //!
-//! Bytes 0 to 55 keep their meaning in every version: [`BlockHead`] reads them of any.
+//! Bytes 0 to 55 keep their meaning in every version, and what the checksum covers as well:
+//! [`BlockHead`] reads them of any.
 
 use crate::wire::{self, DecodeError, Kind, Reader, put_varint, put_zigzag, varint_bytes};
 use crate::{Position, StreamId};
@@ -113,6 +114,11 @@ impl BlockHead {
         Position { next: self.first.saturating_add(self.count.into()), previous: self.checksum }
     }
 
+    /// How long the whole block is, in bytes, in whatever version: a claim without any bound.
+    pub fn claimed_bytes(&self) -> usize {
+        HEAD_BYTES.saturating_add(self.payload_bytes as usize)
+    }
+
     /// How long the whole block is, in bytes: a claim, and never more than [`BLOCK_BYTES_MAX`].
     ///
     /// # Errors
@@ -126,7 +132,7 @@ impl BlockHead {
         bounds("record count", self.count.into(), (1..=RECORDS_MAX).contains(&self.count))?;
         bounds("flags", self.flags.into(), self.flags == 0)?;
         bounds("first sequence", self.first, self.first.checked_add(self.count.into()).is_some())?;
-        Ok(HEAD_BYTES + self.payload_bytes as usize)
+        Ok(self.claimed_bytes())
     }
 }
 
@@ -156,8 +162,14 @@ impl Block {
     /// What is wrong with it; see [`DecodeError`].
     pub fn check_front(bytes: &[u8]) -> Result<BlockHead, DecodeError> {
         let head = BlockHead::decode(bytes)?;
-        let bytes = bytes.get(..head.block_bytes()?).ok_or(DecodeError::Short(bytes.len()))?;
+        let claimed = head.block_bytes();
+        if let Err(DecodeError::Bounds { .. }) = claimed {
+            claimed?;
+        }
+        let bytes = bytes.get(..head.claimed_bytes()).ok_or(DecodeError::Short(bytes.len()))?;
+        // Only what is whole is of another version; else it is damaged.
         wire::check(bytes)?;
+        claimed?;
         let mut records = Records::of(&head, bytes);
         for _ in 0..head.count {
             records.read()?;

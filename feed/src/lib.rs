@@ -12,14 +12,16 @@
 //! | 8 | stream: the 16 bytes of a UUID, made with the journal |
 //!
 //! Integers are little-endian. What follows is in the table of each module: [`block`] (the unit of
-//! commit, of sending and of replay), [`segment`] (what a journal file begins with), [`message`]
-//! (what is said about blocks). What a subscriber does with them is decided in [`cursor`].
+//! commit, of sending and of replay), [`segment`] (what a journal file begins with), [`index`] (where
+//! its blocks are), [`message`] (what is said about blocks). What a subscriber does with them is
+//! decided in [`cursor`], the way behind damage is found in [`recovery`].
 //!
 //! A version that is not known is an error of its own, [`DecodeError::Version`]: it means that the
 //! reader is to be upgraded, and is never taken for damage or loss.
 
 pub mod block;
 pub mod cursor;
+pub mod index;
 pub mod message;
 pub mod recovery;
 pub mod segment;
@@ -27,6 +29,7 @@ mod wire;
 
 pub use block::{Block, BlockBuilder, BlockHead, Record};
 pub use cursor::{Cursor, FirstContact, Verdict};
+pub use index::{Index, IndexEntry};
 pub use message::{Busy, End, Fetch, Fork, Gap, GapReason, Head, Message};
 pub use segment::SegmentHeader;
 pub use wire::DecodeError;

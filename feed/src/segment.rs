@@ -11,6 +11,8 @@
 //! | 32 | previous `u32`: the crc32c field of the block before it, 0 for none |
 //! | 36 | reserved `u32`, 0 |
 //! | 40 | last publish time `i64` before it, nanoseconds since the Unix epoch |
+//!
+//! In every version these 48 bytes, and no more, are what the checksum covers.
 
 use crate::wire::{self, DecodeError, Kind};
 use crate::{Position, StreamId};
@@ -48,7 +50,6 @@ impl SegmentHeader {
     /// # Errors
     /// What is wrong with it; see [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        KIND.check_magic(bytes)?;
         let bytes = bytes.get(..HEADER_BYTES).ok_or(DecodeError::Short(bytes.len()))?;
         let (stream, mut reader) = KIND.open(bytes)?;
         let start = Position { next: reader.u64()?, previous: reader.u32()? };

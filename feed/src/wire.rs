@@ -90,11 +90,16 @@ impl Kind {
 
     /// Opens an encoding of this kind: checks its envelope, and reads on behind it.
     pub(crate) fn open(self, bytes: &[u8]) -> Result<(StreamId, Reader<'_>), DecodeError> {
-        self.check_magic(bytes)?;
+        let known = self.check_magic(bytes);
+        if matches!(known, Err(DecodeError::Kind { .. })) {
+            known?;
+        }
         if bytes.len() < ENVELOPE_BYTES {
             return Err(DecodeError::Short(bytes.len()));
         }
+        // Only what is whole is of another version; else it is damaged.
         check(bytes)?;
+        known?;
         let mut reader = Reader(&bytes[8..]);
         Ok((StreamId(reader.array()?), reader))
     }

@@ -8,12 +8,16 @@
 
 mod account;
 mod downcase;
+pub mod faults;
 mod http;
+pub mod journal;
 mod live;
 mod metrics;
+mod name;
 mod socket_thread;
 
 pub use crate::live::FeedError;
+pub use crate::name::{Name, NameError};
 
 use crate::live::{FLUSH_WAIT_MAX, PlainFeed};
 use crate::metrics::Metrics;

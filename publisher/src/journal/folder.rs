@@ -1,0 +1,332 @@
+//! The folder of a journal: its lock, its names, and how a file in it is replaced durably.
+//!
+//! | name | holds |
+//! |---|---|
+//! | `NUMBER.segment` | a segment; NUMBER is its first sequence in 20 digits, so that names sort |
+//! | `NUMBER.index` | the sparse index of a sealed segment, rebuilt if it is missing or bad |
+//! | `NUMBER.damaged` | a segment that nothing can be read from, set aside |
+//! | `name` | the publisher's name, a line of text |
+//! | `*.new` | a file that was not finished when the process ended; removed at the next start |
+//!
+//! Whatever else lies there is left alone. Who has the folder has an exclusive `flock` on it.
+
+use crate::faults::Faults;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+const SEGMENT: &str = "segment";
+const INDEX: &str = "index";
+const DAMAGED: &str = "damaged";
+const UNFINISHED: &str = "new";
+const NAME: &str = "name";
+/// Digits of a sequence number in a file's name.
+const NUMBER_DIGITS: usize = 20;
+/// The most that is read of the file with the name.
+const NAME_FILE_BYTES_MAX: u64 = 4096;
+
+/// Why something in the folder could not be done.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct FolderError {
+    action: &'static str,
+    path: PathBuf,
+    /// Why.
+    pub(crate) source: io::Error,
+}
+
+impl FolderError {
+    pub(crate) fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { action, path: path.to_owned(), source }
+    }
+
+    /// Whether it is only that there is no room, which may pass.
+    pub(crate) fn is_full(&self) -> bool {
+        is_full(&self.source)
+    }
+}
+
+/// Whether a write failed because there is no room: on the disk, in the quota, below the limit on a
+/// file's size.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// A folder that this process has to itself.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    /// Locked; given up when the process ends, however it ends.
+    locked: File,
+    faults: Faults,
+}
+
+impl Folder {
+    /// Makes the folder if there is none, and locks it.
+    ///
+    /// # Errors
+    /// It cannot be made, or another process has it.
+    pub(crate) fn lock(path: &Path, faults: Faults) -> Result<Self, FolderError> {
+        create(path).map_err(|source| FolderError::new("create", path, source))?;
+        let locked = File::open(path).map_err(|source| FolderError::new("open", path, source))?;
+        locked.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => FolderError::new("lock", path, io::Error::other("another process has it")),
+            TryLockError::Error(source) => FolderError::new("lock", path, source),
+        })?;
+        Ok(Self { path: path.to_owned(), locked, faults })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn segment(&self, first: u64) -> PathBuf {
+        self.numbered(first, SEGMENT)
+    }
+
+    pub(crate) fn index(&self, first: u64) -> PathBuf {
+        self.numbered(first, INDEX)
+    }
+
+    fn numbered(&self, first: u64, kind: &str) -> PathBuf {
+        self.path.join(format!("{first:0width$}.{kind}", width = NUMBER_DIGITS))
+    }
+
+    /// The first sequences of the segments that are there, in order. Removes what was not finished.
+    pub(crate) fn list(&self) -> Result<Vec<u64>, FolderError> {
+        let fail = |source| FolderError::new("read", &self.path, source);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some(SEGMENT) => found.extend(number(&path)),
+                Some(UNFINISHED) => remove(&path)?,
+                _ => {}
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Takes a segment that nothing can be read from out of the way.
+    pub(crate) fn set_aside(&self, first: u64) -> Result<PathBuf, FolderError> {
+        let (from, to) = (self.segment(first), self.numbered(first, DAMAGED));
+        fs::rename(&from, &to).map_err(|source| FolderError::new("rename", &from, source))?;
+        self.sync()?;
+        Ok(to)
+    }
+
+    /// Replaces a file, or makes it, so that after whatever end of the process or the machine there is
+    /// the old one or the whole new one. Returns the new one.
+    ///
+    /// The points of `steps` are passed once the file is written, synced, and renamed.
+    pub(crate) fn replace(
+        &self,
+        path: &Path,
+        steps: [&'static str; 3],
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<File, FolderError> {
+        let new = unfinished(path);
+        let made = self.write_new(&new, steps, write).and_then(|file| {
+            fs::rename(&new, path).map_err(|source| FolderError::new("rename", &new, source))?;
+            Ok(file)
+        });
+        match made {
+            Ok(file) => {
+                self.at(steps[2], path)?;
+                self.sync()?;
+                Ok(file)
+            }
+            Err(error) => {
+                let _ = fs::remove_file(&new);
+                Err(error)
+            }
+        }
+    }
+
+    fn write_new(
+        &self,
+        new: &Path,
+        steps: [&'static str; 3],
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<File, FolderError> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(new);
+        let file = file.map_err(|source| FolderError::new("create", new, source))?;
+        write(&file).map_err(|source| FolderError::new("write", new, source))?;
+        self.at(steps[0], new)?;
+        file.sync_data().map_err(|source| FolderError::new("sync", new, source))?;
+        self.at(steps[1], new)?;
+        Ok(file)
+    }
+
+    /// Passes a point of the file at `path`.
+    pub(crate) fn at(&self, point: &'static str, path: &Path) -> Result<(), FolderError> {
+        self.faults.at(point).map_err(|source| FolderError::new(point, path, source))
+    }
+
+    /// Removes a segment and its index. A segment that is gone already is no error.
+    pub(crate) fn remove(&self, first: u64) -> Result<(), FolderError> {
+        remove(&self.segment(first))?;
+        self.at("retire.unlinked", &self.path)?;
+        self.remove_index(first)
+    }
+
+    /// Removes the index of a segment, if it has one.
+    pub(crate) fn remove_index(&self, first: u64) -> Result<(), FolderError> {
+        remove(&self.index(first))
+    }
+
+    /// Makes what was created, renamed and removed durable.
+    pub(crate) fn sync(&self) -> Result<(), FolderError> {
+        self.locked.sync_all().map_err(|source| FolderError::new("sync", &self.path, source))
+    }
+
+    /// The name that is kept here.
+    pub(crate) fn name(&self) -> Result<Option<String>, FolderError> {
+        let path = self.path.join(NAME);
+        match read_limited(&path) {
+            Ok(text) => Ok(Some(text.trim_end_matches('\n').to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(FolderError::new("read", &path, source)),
+        }
+    }
+
+    /// Keeps a name.
+    pub(crate) fn keep_name(&self, name: &str) -> Result<(), FolderError> {
+        let write = |file: &File| io::Write::write_all(&mut &*file, format!("{name}\n").as_bytes());
+        self.replace(&self.path.join(NAME), ["open.named"; 3], write).map(drop)
+    }
+
+    /// Whether what is written here survives the machine, as far as the mount table tells.
+    pub(crate) fn is_volatile(&self) -> Option<String> {
+        let device = self.locked.metadata().ok()?.dev();
+        let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+        volatile_mount(&fs::read_to_string("/proc/self/mountinfo").ok()?, &device)
+    }
+}
+
+/// What is volatile about the file system of `device` (proc(5), mountinfo).
+fn volatile_mount(mounts: &str, device: &str) -> Option<String> {
+    let mount = mounts.lines().rfind(|line| line.split(' ').nth(2) == Some(device))?;
+    let (_, behind) = mount.split_once(" - ")?;
+    let fields: Vec<&str> = behind.split(' ').collect();
+    match fields[..] {
+        [kind @ ("tmpfs" | "ramfs"), ..] => Some(format!("a {kind}, which is memory")),
+        ["overlay", _, options] if options.split(',').any(|option| option == "volatile") => {
+            Some("an overlay that is mounted volatile, where nothing is synced".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Makes the folder with its parents, each durable in the one above it.
+fn create(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create(parent)?;
+    match DirBuilder::new().mode(0o750).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(UNFINISHED);
+    name.into()
+}
+
+fn number(path: &Path) -> Option<u64> {
+    let stem = path.file_stem()?.to_str()?;
+    (stem.len() == NUMBER_DIGITS && stem.bytes().all(|byte| byte.is_ascii_digit())).then(|| stem.parse().ok())?
+}
+
+fn remove(path: &Path) -> Result<(), FolderError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FolderError::new("remove", path, source)),
+        _ => Ok(()),
+    }
+}
+
+fn read_limited(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(File::open(path)?, NAME_FILE_BYTES_MAX), &mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::lock(&dir.path().join("a/b"), Faults::default()).unwrap();
+        (dir, folder)
+    }
+
+    #[test]
+    fn a_folder_has_one_owner() {
+        let (_dir, folder) = folder();
+        let error = Folder::lock(folder.path(), Faults::default()).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot lock {}", folder.path().display()));
+        assert_eq!(error.source.to_string(), "another process has it");
+        let path = folder.path().to_owned();
+        drop(folder);
+        assert!(Folder::lock(&path, Faults::default()).is_ok());
+    }
+
+    #[test]
+    fn only_segments_are_listed_and_only_unfinished_files_are_removed() {
+        let (_dir, folder) = folder();
+        for name in
+            ["00000000000000000042.segment", "00000000000000000007.segment", "7.segment", "x.segment.new", "name"]
+        {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(folder.list().unwrap(), [7, 42]);
+        assert!(!folder.path().join("x.segment.new").exists());
+        assert!(folder.path().join("7.segment").exists());
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_written_leaves_the_old_one() {
+        let (_dir, folder) = folder();
+        let path = folder.segment(7);
+        folder.replace(&path, ["sync"; 3], |mut file| file.write_all(b"old")).unwrap();
+        let error = folder.replace(&path, ["sync"; 3], |mut file| {
+            file.write_all(b"new")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert!(error.unwrap_err().is_full());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_name_is_kept() {
+        let (_dir, folder) = folder();
+        assert_eq!(folder.name().unwrap(), None);
+        folder.keep_name("publisher-1").unwrap();
+        assert_eq!(folder.name().unwrap().as_deref(), Some("publisher-1"));
+    }
+
+    #[test]
+    fn memory_and_volatile_overlays_are_told_from_disks() {
+        let mounts = "21 1 254:0 / / rw - ext4 /dev/vda rw\n\
+                      22 21 0:30 / /shm rw - tmpfs tmpfs rw,size=64k\n\
+                      23 21 0:31 / /merged rw shared:1 - overlay overlay rw,lowerdir=/l,volatile\n\
+                      24 21 0:32 / /kept rw - overlay overlay rw,lowerdir=/l,upperdir=/u";
+        assert!(volatile_mount(mounts, "0:30").unwrap().contains("tmpfs"));
+        assert!(volatile_mount(mounts, "0:31").unwrap().contains("volatile"));
+        assert_eq!(volatile_mount(mounts, "0:32"), None);
+        assert_eq!(volatile_mount(mounts, "254:0"), None);
+        assert_eq!(volatile_mount(mounts, "9:9"), None);
+    }
+}

@@ -1,0 +1,204 @@
+//! Reading a segment: its header, then block after block, and what is missing in between.
+
+use crate::journal::folder::FolderError;
+use bytes::Bytes;
+use feed::block::HEAD_BYTES;
+use feed::segment::HEADER_BYTES;
+use feed::{Block, BlockHead, DecodeError, IndexEntry, Position, SegmentHeader, StreamId, recovery};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Where the first block begins.
+pub(crate) const FIRST_BLOCK: u64 = HEADER_BYTES as u64;
+/// How far apart the entries of a sparse index are, at least: what a reader walks over to find a block.
+pub(crate) const INDEX_STRIDE_BYTES: u64 = 64 * 1024;
+/// What is read at once.
+const WINDOW_BYTES: usize = 256 * 1024;
+/// What a disk reads or cannot read.
+const PAGE_BYTES: usize = 4096;
+
+/// What comes next in a segment.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// A block, whole, and where it begins.
+    Block(Block, u64),
+    /// Nothing until here: what was there is damaged.
+    Gap(Position),
+    /// The end of the blocks. What is left behind it, in bytes, is no block and leads to none.
+    End { left_bytes: u64 },
+}
+
+/// What to do where the disk cannot read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// Fail.
+    Error,
+    /// Take it for zeros, which are no block: damage, to be stated.
+    Damage,
+}
+
+/// Reads a segment from some block on.
+pub(crate) struct SegmentReader {
+    path: PathBuf,
+    file: File,
+    stream: StreamId,
+    unreadable: Unreadable,
+    /// Where the data end.
+    limit: u64,
+    offset: u64,
+    at: Position,
+    window: Window,
+}
+
+impl SegmentReader {
+    /// Opens the file at `path`, which has `limit` bytes of data, at a block.
+    pub(crate) fn open(
+        path: PathBuf,
+        stream: StreamId,
+        limit: u64,
+        from: IndexEntry,
+        unreadable: Unreadable,
+    ) -> Result<Self, FolderError> {
+        let file = File::open(&path).map_err(|source| FolderError::new("open", &path, source))?;
+        let window = Window { start: 0, bytes: Vec::new() };
+        Ok(Self { path, file, stream, unreadable, limit, offset: from.offset, at: from.start, window })
+    }
+
+    /// The place that it has reached.
+    pub(crate) fn position(&self) -> Position {
+        self.at
+    }
+
+    /// Goes back, or on, to another block.
+    pub(crate) fn seek(&mut self, to: IndexEntry) {
+        (self.offset, self.at) = (to.offset, to.start);
+    }
+
+    /// Reads on.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn step(&mut self) -> Result<Step, FolderError> {
+        if self.offset >= self.limit {
+            return Ok(Step::End { left_bytes: 0 });
+        }
+        if let Some(block) = self.block_here()? {
+            if block.start() == self.at {
+                let offset = self.offset;
+                self.offset += block.bytes().len() as u64;
+                self.at = block.end();
+                return Ok(Step::Block(block, offset));
+            }
+            // A jump: what was between was no more when the segment was rewritten.
+            if block.head().first > self.at.next {
+                self.at = block.start();
+                return Ok(Step::Gap(self.at));
+            }
+        }
+        self.step_over_damage()
+    }
+
+    /// The block that begins here, if it is whole and of this stream.
+    ///
+    /// # Errors
+    /// The file cannot be read, or not by this version.
+    pub(crate) fn block_here(&mut self) -> Result<Option<Block>, FolderError> {
+        let Ok(head) = BlockHead::decode(self.read(HEAD_BYTES)?) else { return Ok(None) };
+        let is_known = !matches!(head.block_bytes(), Err(DecodeError::Bounds { .. }));
+        if head.stream != self.stream || !is_known {
+            return Ok(None);
+        }
+        match Block::decode(Bytes::copy_from_slice(self.read(head.claimed_bytes())?)) {
+            Ok(block) => Ok(Some(block)),
+            Err(error @ DecodeError::Version { .. }) => {
+                Err(FolderError::new("read", &self.path, io::Error::new(io::ErrorKind::Unsupported, error)))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Reads the rest of the segment, which is at most as long as a segment is.
+    fn step_over_damage(&mut self) -> Result<Step, FolderError> {
+        let (stream, at) = (self.stream, self.at);
+        let rest = self.read(usize::try_from(self.limit - self.offset).unwrap_or(usize::MAX))?;
+        let step = match recovery::find_next(rest, stream, at) {
+            Some((length, head)) => {
+                self.offset += length as u64;
+                self.at = head.start();
+                Step::Gap(self.at)
+            }
+            None => {
+                let left_bytes = if recovery::is_zero(rest) { 0 } else { rest.len() as u64 };
+                self.offset = self.limit;
+                Step::End { left_bytes }
+            }
+        };
+        self.window = Window { start: 0, bytes: Vec::new() };
+        Ok(step)
+    }
+
+    /// The next bytes: as many as asked for, or those that are left.
+    fn read(&mut self, length: usize) -> Result<&[u8], FolderError> {
+        let left = self.limit.saturating_sub(self.offset);
+        let length = length.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = self.window.read(&self.file, self.offset..self.offset + left, length, self.unreadable);
+        read.map_err(|source| FolderError::new("read", &self.path, source))
+    }
+}
+
+/// A part of the file in memory.
+struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    fn read(
+        &mut self,
+        file: &File,
+        rest: std::ops::Range<u64>,
+        length: usize,
+        unreadable: Unreadable,
+    ) -> io::Result<&[u8]> {
+        let end = rest.start + length as u64;
+        if rest.start < self.start || end > self.start + self.bytes.len() as u64 {
+            let ahead = usize::try_from(rest.end - rest.start).unwrap_or(usize::MAX).min(WINDOW_BYTES);
+            self.bytes.resize(length.max(ahead), 0);
+            self.start = rest.start;
+            fill(file, &mut self.bytes, rest.start, unreadable)?;
+        }
+        let skip = usize::try_from(rest.start - self.start).expect("the window begins before and is in memory");
+        Ok(&self.bytes[skip..skip + length])
+    }
+}
+
+fn fill(file: &File, bytes: &mut [u8], offset: u64, unreadable: Unreadable) -> io::Result<()> {
+    match file.read_exact_at(bytes, offset) {
+        Err(error) if unreadable == Unreadable::Damage && error.kind() != io::ErrorKind::Interrupted => {
+            for (index, page) in bytes.chunks_mut(PAGE_BYTES).enumerate() {
+                let at = offset + (index * PAGE_BYTES) as u64;
+                if file.read_exact_at(page, at).is_err() {
+                    page.fill(0);
+                }
+            }
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// The header of the segment at `path`, and how long the file is.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn read_header(path: &Path) -> Result<(Result<SegmentHeader, DecodeError>, u64), FolderError> {
+    let read = || {
+        let file = File::open(path)?;
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+        (&file).take(FIRST_BLOCK).read_to_end(&mut bytes)?;
+        io::Result::Ok((SegmentHeader::decode(&bytes), file.metadata()?.len()))
+    };
+    read().map_err(|source| FolderError::new("read", path, source))
+}
