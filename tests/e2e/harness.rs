@@ -268,6 +268,13 @@ impl Helper {
     pub fn write_line(&mut self, line: &str) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
+
+    /// SIGKILL, and gone. Returns the lines that it had written and nobody had taken.
+    pub fn kill(&mut self) -> Vec<String> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.lines.iter().collect()
+    }
 }
 
 impl Drop for Helper {

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod cli;
+mod collector;
 mod compose;
 mod harness;
 mod http;
 mod log;
 mod plain_feed;
 mod plain_source;
+mod protocol;
 mod pyzmq;
 mod up;

@@ -4,7 +4,7 @@ use crate::harness::*;
 use std::process::{Command, Stdio};
 
 /// The first Python that has pyzmq.
-fn python() -> &'static str {
+pub(crate) fn python() -> &'static str {
     let has_zmq = |python: &&str| {
         let probe = Command::new(python).args(["-c", "import zmq"]).stderr(Stdio::null()).status();
         probe.is_ok_and(|status| status.success())
