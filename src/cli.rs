@@ -11,7 +11,10 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use hyper::Uri;
 use hyper::http::uri::Authority;
 use net::{Endpoint, HostPort};
+use publisher::Name;
+use publisher::journal::{QUEUE_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 use subscriber::{Format, PlainSource};
@@ -60,7 +63,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 struct UpArgs {
-    /// Folder of the log
+    /// Folder of the log and of the journal
     #[arg(long, value_name = "DIR", default_value = "data")]
     data: PathBuf,
     /// Where HTTP listens [default: 127.0.0.1:5000]
@@ -83,9 +86,39 @@ pub(crate) struct PublisherArgs {
     /// Where the plain feed listens: PUB, one frame a message, the text itself
     #[arg(long, value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:4444")]
     pub(crate) plain: Endpoint,
-    /// What may wait in memory for slow subscribers; beyond it messages of the plain feed are dropped and counted
+    /// Where the numbered feed listens: PUB, blocks of records and heads
+    #[arg(long, value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:4445")]
+    pub(crate) feed: Endpoint,
+    /// Where the replay listens: ROUTER, for what the feed did not bring
+    #[arg(long, value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:4446")]
+    pub(crate) replay: Endpoint,
+    /// Where subscribers find the replay [default: the feed's host, the replay's port]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise_replay: Option<HostPort>,
+    /// Folder of the journal: every record is on disk there before it is answered
+    #[arg(long, value_name = "DIR", default_value = "data/journal")]
+    pub(crate) journal: PathBuf,
+    /// Name of the publisher, kept with the journal [default: the host's]
+    #[arg(long)]
+    pub(crate) name: Option<Name>,
+    /// How much of the journal is kept, in whole segments; beyond it the oldest is removed
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::<{ SEGMENT_BYTES_MIN }>)]
+    pub(crate) retain_bytes: u64,
+    /// How long records are kept, in whole segments [default: as long as there is room]
+    #[arg(long, value_name = "TIME", value_parser = retain_age)]
+    pub(crate) retain_age: Option<Duration>,
+    /// When a segment of the journal is full
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = segment_bytes)]
+    pub(crate) segment_bytes: u64,
+    /// What may wait in memory for the disk; beyond it requests are answered 503
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size::<{ QUEUE_BYTES_MIN }>)]
+    pub(crate) append_queue: u64,
+    /// What may wait in memory for slow subscribers, half for each feed; beyond it the plain feed drops and counts, and the numbered one leaves blocks to the replay
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = size::<{ publisher::LIVE_BUDGET_BYTES_MIN }>)]
     pub(crate) live_budget: u64,
+    /// What replies of the replay may hold in memory
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = size::<{ publisher::REPLAY_BUDGET_BYTES_MIN }>)]
+    pub(crate) replay_budget: u64,
     /// How long a subscriber may take nothing before it is cut off
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = peer_timeout)]
     pub(crate) peer_timeout: Duration,
@@ -164,12 +197,26 @@ fn size<const MIN: u64>(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-fn peer_timeout(text: &str) -> Result<Duration, String> {
-    let time = text.parse::<humantime::Duration>().map_err(|error| error.to_string())?;
-    if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&*time) {
-        return Err("not between 1s and 1h".to_owned());
+fn segment_bytes(text: &str) -> Result<u64, String> {
+    let bytes = size::<SEGMENT_BYTES_MIN>(text)?;
+    if bytes > SEGMENT_BYTES_MAX {
+        return Err(format!("more than the {SEGMENT_BYTES_MAX} bytes it takes at most"));
     }
-    Ok(*time)
+    Ok(bytes)
+}
+
+fn peer_timeout(text: &str) -> Result<Duration, String> {
+    time(text, Duration::from_secs(1)..=Duration::from_secs(3600), "not between 1s and 1h")
+}
+
+fn retain_age(text: &str) -> Result<Duration, String> {
+    let year = Duration::from_secs(366 * 24 * 3600);
+    time(text, Duration::from_secs(1)..=100 * year, "not between 1s and 100years")
+}
+
+fn time(text: &str, bounds: RangeInclusive<Duration>, wrong: &str) -> Result<Duration, String> {
+    let time = *text.parse::<humantime::Duration>().map_err(|error| error.to_string())?;
+    if bounds.contains(&time) { Ok(time) } else { Err(wrong.to_owned()) }
 }
 
 fn http_url(text: &str) -> Result<Uri, String> {
@@ -235,10 +282,14 @@ fn resolve(file: &ConfigFile, bare: clap::Command, args: &[OsString]) -> Result<
 }
 
 /// `up` is the two other commands, as their variables and tables have them, under what it was given
-/// itself. A folder given as a flag goes over SUBSCRIBER_LOG, any other is the default behind it.
+/// itself. A folder given as a flag goes over SUBSCRIBER_LOG and PUBLISHER_JOURNAL, any other is the
+/// default behind them.
 fn up(args: UpArgs, data_is_flag: bool, file: &ConfigFile, bare: clap::Command) -> Result<Command, clap::Error> {
-    let log = args.data.join("subscriber.log");
-    let default_log = log.clone().into_os_string();
+    let (log, journal) = (args.data.join("subscriber.log"), args.data.join("journal"));
+    let (default_log, default_journal) = (log.clone().into_os_string(), journal.clone().into_os_string());
+    let bare = bare.mut_subcommand("publisher", |publisher| {
+        publisher.mut_arg("journal", |arg| arg.default_value(default_journal))
+    });
     let bare = bare.mut_subcommand("subscriber", |subscriber| {
         subscriber
             .mut_arg("log", |arg| arg.default_value(default_log))
@@ -255,6 +306,7 @@ fn up(args: UpArgs, data_is_flag: bool, file: &ConfigFile, bare: clap::Command) 
     subscriber.format = args.format.unwrap_or(subscriber.format);
     if data_is_flag {
         subscriber.log = log;
+        publisher.journal = journal;
     }
     Ok(Command::Up { diagnostics: args.diagnostics, publisher, subscriber })
 }
@@ -323,6 +375,10 @@ mod tests {
         assert!(size::<1024>("1023").unwrap_err().contains("1024"));
         assert!(size::<1024>("many").is_err());
         assert_eq!(peer_timeout("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(retain_age("7days"), Ok(Duration::from_secs(7 * 24 * 3600)));
+        assert!(retain_age("1ms").is_err() && retain_age("101years").is_err());
+        assert!(segment_bytes("63KiB").is_err() && segment_bytes("257MiB").is_err());
+        assert_eq!(segment_bytes("64KiB"), Ok(65_536));
         assert!(peer_timeout("999ms").is_err() && peer_timeout("3600.5s").is_err() && peer_timeout("soon").is_err());
     }
 }

@@ -4,7 +4,8 @@ use crate::cli::{Command, PublisherArgs, SubscriberArgs, UsageError};
 use crate::{diagnostics, health, shutdown};
 use anyhow::{Context, ensure};
 use net::Endpoint;
-use publisher::Publisher;
+use publisher::journal::SEGMENTS_MAX;
+use publisher::{BindError, Faults, JournalError, Publisher};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -51,7 +52,7 @@ fn serve(daemon: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()>
 async fn run_publisher(args: PublisherArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     shutdown::on_signal(stop.clone())?;
-    let publisher = Publisher::bind(publisher_config(args)).await?;
+    let publisher = bind_publisher(args).await?;
     say(&ready_publisher(&publisher));
     publisher.run(stop).await;
     Ok(())
@@ -72,7 +73,7 @@ async fn run_subscriber(args: SubscriberArgs) -> anyhow::Result<()> {
 async fn up(publisher: PublisherArgs, mut subscriber: SubscriberArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     shutdown::on_signal(stop.clone())?;
-    let publisher = Publisher::bind(publisher_config(publisher)).await?;
+    let publisher = bind_publisher(publisher).await?;
     let own = follow_own(&mut subscriber.plain, publisher.plain_address());
     let own = (own.name().to_owned(), own.endpoint().clone());
     let log = subscriber.log.clone();
@@ -120,13 +121,36 @@ fn is_own(endpoint: &Endpoint, bound: SocketAddr) -> bool {
     address.port() == bound.port() && resolve().is_ok_and(|mut found| found.any(|found| is_here(found.ip())))
 }
 
-fn publisher_config(args: PublisherArgs) -> publisher::Config {
-    publisher::Config {
+async fn bind_publisher(args: PublisherArgs) -> anyhow::Result<Publisher> {
+    let wrong = |text: String| UsageError::Wrong(text);
+    let (retain, segment) = (args.retain_bytes, args.segment_bytes);
+    ensure!(retain >= segment, wrong(format!("--retain-bytes is less than --segment-bytes: {retain} and {segment}")));
+    let segments = retain / segment;
+    ensure!(
+        segments <= SEGMENTS_MAX,
+        wrong(format!("--retain-bytes is {segments} times --segment-bytes, more than {SEGMENTS_MAX}"))
+    );
+    let config = publisher::Config {
         http: args.http,
         plain: args.plain,
+        feed: args.feed,
+        replay: args.replay,
+        advertise_replay: args.advertise_replay,
+        journal: args.journal,
+        name: args.name,
+        retain_bytes: retain,
+        retain_age: args.retain_age,
+        segment_bytes: segment,
+        append_queue_bytes: args.append_queue,
         live_budget_bytes: args.live_budget,
+        replay_budget_bytes: args.replay_budget,
         peer_timeout: args.peer_timeout,
-    }
+        faults: Faults::from_environment(),
+    };
+    Publisher::bind(config).await.map_err(|error| match error {
+        BindError::Journal(error @ JournalError::Name { .. }) => wrong(error.to_string()).into(),
+        error => error.into(),
+    })
 }
 
 fn open_subscriber(args: SubscriberArgs) -> anyhow::Result<Subscriber> {
@@ -146,8 +170,9 @@ fn open_subscriber(args: SubscriberArgs) -> anyhow::Result<Subscriber> {
 }
 
 fn ready_publisher(publisher: &Publisher) -> String {
-    let plain = Endpoint::from(publisher.plain_address());
-    format!("ready publisher http={} plain={plain}", publisher.http_address())
+    let [plain, feed, replay] =
+        [publisher.plain_address(), publisher.feed_address(), publisher.replay_address()].map(Endpoint::from);
+    format!("ready publisher http={} plain={plain} feed={feed} replay={replay}", publisher.http_address())
 }
 
 fn ready_subscriber(subscriber: &Subscriber, log: &Path) -> String {

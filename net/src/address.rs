@@ -44,6 +44,11 @@ impl HostPort {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// The same host with another port.
+    pub fn with_port(&self, port: u16) -> Self {
+        Self { host: self.host.clone(), port }
+    }
 }
 
 impl FromStr for HostPort {

@@ -13,15 +13,24 @@ const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// A daemon that can be asked how it is.
 pub trait Operable: Send + Sync + 'static {
-    /// Whether it does its whole work now; if not, one line for each reason.
-    fn readiness(&self) -> Result<(), Vec<String>>;
+    /// Whether it does its whole work now.
+    fn readiness(&self) -> Readiness;
 
     /// Its metrics, read as they are at this moment.
     fn metrics(&self) -> &Registry;
 }
 
+/// Whether a daemon does its whole work.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Why it does not, a line each. None: it is ready.
+    pub reasons: Vec<String>,
+    /// What is to be known beside, a line each; a daemon that is ready is so with these.
+    pub notes: Vec<String>,
+}
+
 /// The routes: `/livez` is 200 while the process answers at all, `/readyz` (also as `/healthz`) is
-/// 200 or 503 with the reasons, `/metrics` the counters.
+/// 200 or 503 with the reasons, both with notes, `/metrics` the counters.
 pub fn routes<D: Operable>(daemon: Arc<D>) -> Router {
     let readyz = {
         let daemon = daemon.clone();
@@ -35,10 +44,13 @@ pub fn routes<D: Operable>(daemon: Arc<D>) -> Router {
 }
 
 fn readiness(daemon: &impl Operable) -> Response {
-    match daemon.readiness() {
-        Ok(()) => "ready\n".into_response(),
-        Err(reasons) => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response(),
-    }
+    let Readiness { reasons, notes } = daemon.readiness();
+    let (status, first) = match reasons.is_empty() {
+        true => (StatusCode::OK, Some("ready".to_owned())),
+        false => (StatusCode::SERVICE_UNAVAILABLE, None),
+    };
+    let lines = first.into_iter().chain(reasons).chain(notes);
+    (status, lines.map(|line| line + "\n").collect::<String>()).into_response()
 }
 
 fn metrics(daemon: &impl Operable) -> Response {

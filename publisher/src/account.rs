@@ -46,14 +46,20 @@ impl Account {
     }
 
     /// Charges a message that is to be queued for `connections`, and wraps it so that its last
-    /// drop gives the charge back.
+    /// drop gives the charge back. What is less important than others leaves them a `reserve`, in bytes.
     ///
     /// # Errors
     /// That would pass the budget. The refusal is counted.
-    pub(crate) fn charge(self: &Arc<Self>, payload: Vec<u8>, connections: usize) -> Result<Bytes, Refused> {
+    pub(crate) fn charge(
+        self: &Arc<Self>,
+        payload: impl Into<Bytes>,
+        connections: usize,
+        reserve: u64,
+    ) -> Result<Bytes, Refused> {
+        let payload = payload.into();
         let bytes = payload.len() as u64 + MESSAGE_OVERHEAD_BYTES + CONNECTION_OVERHEAD_BYTES * connections as u64;
         let charged = self.held.send_if_modified(|held| {
-            let fits = held.messages < MESSAGES_MAX && held.bytes + bytes <= self.budget_bytes;
+            let fits = held.messages < MESSAGES_MAX && held.bytes + bytes + reserve <= self.budget_bytes;
             if fits {
                 held.messages += 1;
                 held.bytes += bytes;
@@ -70,9 +76,8 @@ impl Account {
         *self.held.borrow()
     }
 
-    /// Messages refused so far.
-    pub(crate) fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+    pub(crate) fn budget_bytes(&self) -> u64 {
+        self.budget_bytes
     }
 
     /// Waits until nothing is charged.
@@ -85,7 +90,7 @@ impl Account {
 
 /// A message and its charge.
 struct Charged {
-    payload: Vec<u8>,
+    payload: Bytes,
     bytes: u64,
     account: Arc<Account>,
 }
@@ -112,7 +117,7 @@ mod tests {
     #[test]
     fn the_last_copy_of_a_message_gives_its_charge_back() {
         let account = Account::new(10_000);
-        let message = account.charge(vec![7; 100], 2).unwrap();
+        let message = account.charge(vec![7; 100], 2, 0).unwrap();
         assert_eq!(message, vec![7; 100]);
         assert_eq!(account.held(), Held { messages: 1, bytes: 100 + 512 + 2 * 256 });
         let copy = message.clone();
@@ -127,21 +132,27 @@ mod tests {
     #[test]
     fn a_message_beyond_the_budget_is_refused_and_counted() {
         let account = Account::new(2 * (100 + 512));
-        let first = account.charge(vec![0; 100], 0).unwrap();
-        let second = account.charge(vec![0; 100], 0).unwrap();
-        assert_eq!(account.charge(Vec::new(), 0), Err(Refused { count: 1 }));
+        let first = account.charge(vec![0; 100], 0, 0).unwrap();
+        let second = account.charge(vec![0; 100], 0, 0).unwrap();
+        assert_eq!(account.charge(Vec::new(), 0, 0), Err(Refused { count: 1 }));
         drop(first);
-        assert_eq!(account.charge(vec![0; 101], 0), Err(Refused { count: 2 }));
-        assert!(account.charge(vec![0; 100], 0).is_ok());
-        assert_eq!(account.refused(), 2);
+        assert_eq!(account.charge(vec![0; 101], 0, 0), Err(Refused { count: 2 }));
+        assert!(account.charge(vec![0; 100], 0, 0).is_ok());
         drop(second);
+    }
+
+    #[test]
+    fn a_reserve_is_left_to_what_is_more_important() {
+        let account = Account::new(2000);
+        assert!(account.charge(vec![0; 100], 0, 1500).is_err());
+        assert!(account.charge(vec![0; 100], 0, 0).is_ok());
     }
 
     #[test]
     fn small_messages_are_bounded_by_number() {
         let account = Account::new(u64::MAX / 2);
-        let held: Vec<_> = (0..MESSAGES_MAX).map(|_| account.charge(Vec::new(), 0).unwrap()).collect();
-        assert!(account.charge(Vec::new(), 0).is_err());
+        let held: Vec<_> = (0..MESSAGES_MAX).map(|_| account.charge(Vec::new(), 0, 0).unwrap()).collect();
+        assert!(account.charge(Vec::new(), 0, 0).is_err());
         drop(held);
         assert_eq!(account.held(), Held::default());
     }
@@ -150,7 +161,7 @@ mod tests {
     async fn an_account_settles_when_the_last_message_is_dropped() {
         let account = Account::new(10_000);
         account.settled().await;
-        let message = account.charge(Vec::new(), 0).unwrap();
+        let message = account.charge(Vec::new(), 0, 0).unwrap();
         let settled = tokio::spawn({
             let account = account.clone();
             async move { account.settled().await }

@@ -2,16 +2,18 @@
 
 use crate::Shared;
 use crate::downcase::{self, QueryError};
-use crate::live::PublishError;
+use crate::journal::{AppendError, Health};
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use net::http::get_only;
-use net::operations::{self, Operable};
+use net::operations::{self, Operable, Readiness};
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
-use tracing::warn;
+
+/// The topic of the records that answers are.
+const TOPIC: &str = "downcase";
 
 /// All that the publisher serves.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
@@ -27,8 +29,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 enum DowncaseError {
     #[error(transparent)]
     Query(#[from] QueryError),
-    #[error("cannot publish the answer: {0}")]
-    Publish(PublishError),
+    #[error("cannot keep the answer: {0}")]
+    Append(#[from] AppendError),
 }
 
 async fn downcase(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
@@ -38,21 +40,11 @@ async fn downcase(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) 
     response
 }
 
-/// Publishes the answer before the client gets it: who was answered 200 was published.
+/// Who is answered 200 has a record on disk.
 async fn publish_answer(shared: &Shared, query: &str) -> Result<String, DowncaseError> {
     let answer = downcase::answer(query)?;
-    match shared.plain.publish(answer.clone()).await {
-        Ok(()) => Ok(answer),
-        // Best effort, like PUB itself: the drop is counted, and the client is not made to wait.
-        Err(PublishError::Dropped(dropped)) => {
-            // The first, and again each time their number has doubled.
-            if dropped.count.is_power_of_two() {
-                warn!(dropped = dropped.count, "the plain feed's budget is full: a subscriber reads too slowly");
-            }
-            Ok(answer)
-        }
-        Err(error) => Err(DowncaseError::Publish(error)),
-    }
+    shared.journal.append(TOPIC, answer.as_bytes()).await?;
+    Ok(answer)
 }
 
 impl IntoResponse for DowncaseError {
@@ -60,19 +52,30 @@ impl IntoResponse for DowncaseError {
         let status = match &self {
             Self::Query(QueryError::Missing | QueryError::NotUtf8) => StatusCode::BAD_REQUEST,
             Self::Query(QueryError::TooLong(_)) => StatusCode::URI_TOO_LONG,
-            Self::Publish(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Append(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, format!("{self}\n")).into_response()
     }
 }
 
 impl Operable for Shared {
-    /// A publisher that answers at all can publish: subscribers come and go as they please.
-    fn readiness(&self) -> Result<(), Vec<String>> {
-        Ok(())
+    /// Whether records are taken. Damage is said beside: it stops nothing new.
+    fn readiness(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        match self.journal.health() {
+            Health::Writing => {}
+            Health::Waiting(reason) => reasons.push(format!("the journal waits: {reason}")),
+            Health::Failed(reason) => reasons.push(format!("the journal takes nothing until a restart: {reason}")),
+        }
+        if let Some(taken) = self.journal.slow_commit() {
+            reasons.push(format!("the disk has been at work on a commit for {:.1} s", taken.as_secs_f64()));
+        }
+        let damage = self.journal.damage();
+        let notes = damage.iter().map(|(from, to)| format!("records {from} to {} are damaged", to - 1)).collect();
+        Readiness { reasons, notes }
     }
 
     fn metrics(&self) -> &Registry {
-        self.metrics.read(&self.plain)
+        self.metrics.read(self)
     }
 }

@@ -1,227 +1,226 @@
-//! The plain feed: a PUB socket that any SUB can read, one frame a message, the text itself.
+//! The numbered feed: a PUB socket with blocks as they become durable, and heads.
 //!
-//! Best effort, as PUB/SUB is: who is not connected misses it, and what the account's budget does
-//! not hold is dropped and counted. Sending never waits for a subscriber: it only queues, and what
-//! the socket does with its subscribers it does on a thread of its own.
+//! A head each second, behind the blocks that it covers, says where the stream stands and where a
+//! replay is to be had. A block that the account's budget does not hold is withheld; then a head
+//! follows soon, so that subscribers see that they miss something and fetch it. The task never
+//! touches the disk, so heads go on whatever the disk does.
 
-use crate::account::{Account, Held, Refused};
-use crate::socket_thread::SocketThread;
-use futures_util::StreamExt;
-use std::collections::{HashSet, VecDeque};
-use std::io;
+use crate::account::{Account, Held};
+use crate::peers::Connections;
+use crate::pub_server::{PubServer, ServeError};
+use bytes::Bytes;
+use feed::{Block, Head, Position, StreamId};
+use std::collections::VecDeque;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Mutex, watch};
-use tokio::task::JoinError;
-use tracing::debug;
-use zeromq::util::PeerIdentity;
-use zeromq::{PubSocket, Socket, SocketEvent, SocketSend, ZmqResult};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use zeromq::{PubSocket, SocketSend};
 
-/// The wait at the end for the kernel to take what connections have in their buffers.
-pub(crate) const FLUSH_WAIT_MAX: Duration = Duration::from_millis(500);
-/// How many connections that ended before they were announced are remembered.
-const EARLY_ENDS_MAX: usize = 64;
+/// How often a head is sent.
+const HEAD_PAUSE: Duration = Duration::from_secs(1);
+/// How soon a head follows another when blocks are withheld.
+const WITHHELD_HEAD_PAUSE: Duration = Duration::from_millis(20);
+/// The part of the budget that is left to heads: one for those that are sent often, and another for
+/// those of each second, so that a stopped subscriber takes neither away from the others.
+const RESERVE_PARTS: u64 = 16;
 
-/// A bound PUB socket and its account.
-pub(crate) struct PlainFeed {
-    /// `None` once it is closed.
-    socket: Mutex<Option<Socketed>>,
-    account: Arc<Account>,
-    connections: watch::Receiver<Connections>,
-    sent: AtomicU64,
+/// What a head says beside positions.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) stream: StreamId,
+    pub(crate) name: String,
+    /// Where a replay is to be had, `HOST:PORT`.
+    pub(crate) replay: String,
 }
 
-/// A socket and the thread that its tasks live on. Made, bound and dropped there.
-struct Socketed {
-    socket: PubSocket,
-    thread: SocketThread,
+impl Identity {
+    /// A head's bytes. `None` if the texts are too long for one.
+    pub(crate) fn head(&self, oldest: Position, next: Position) -> Option<Vec<u8>> {
+        // What was retired since is not to be asked for.
+        let next = if oldest.next > next.next { oldest } else { next };
+        let Self { stream, name, replay } = self.clone();
+        Head { stream, oldest, next, name, replay }.encode()
+    }
 }
 
-/// Subscribers' connections.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Connections {
-    /// How many there are now.
-    pub(crate) open: usize,
-    /// How many have ended. What was on its way on one of them is lost, to that subscriber.
-    pub(crate) ended: u64,
+/// The numbered feed.
+pub(crate) struct LiveFeed {
+    server: PubServer,
+    outbox: Arc<Outbox>,
 }
 
-/// Why a message was not handed to the PUB socket.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PublishError {
-    /// The queues are full. It is dropped and counted.
-    #[error("the plain feed's budget is full, {} messages dropped", .0.count)]
-    Dropped(Refused),
-    #[error("cannot publish")]
-    Socket(#[from] zeromq::ZmqError),
-    #[error("the plain feed is closed")]
-    Closed,
+/// Between the journal's thread and the socket's.
+struct Outbox {
+    inner: Mutex<Pending>,
+    came: Notify,
+    closing: CancellationToken,
+    withheld: AtomicU64,
 }
 
-/// Why there is no feed.
-#[derive(Debug, thiserror::Error)]
-pub enum FeedError {
-    /// The socket does not take its listener.
-    #[error("the PUB socket does not serve")]
-    Socket(#[from] zeromq::ZmqError),
-    /// The system has no thread to give.
-    #[error("cannot start the feed's thread")]
-    Thread(#[source] io::Error),
-    /// A defect: the thread panicked.
-    #[error("the feed's thread ended by itself")]
-    Ended(#[from] JoinError),
+struct Pending {
+    blocks: VecDeque<Bytes>,
+    /// Behind the last block that was offered.
+    end: Position,
+    /// Whether one was withheld that no head has told of yet.
+    is_withheld: bool,
 }
 
-impl PlainFeed {
-    /// Serves subscribers on a bound listener, holding at most `budget_bytes` for them.
+impl LiveFeed {
+    /// Serves subscribers on a bound listener, holding at most `budget_bytes` for them. The stream
+    /// stands at `end`; `oldest` tells where it begins.
     ///
     /// # Errors
-    /// See [`FeedError`].
-    pub(crate) async fn serve(listener: TcpListener, budget_bytes: u64) -> Result<Self, FeedError> {
-        let thread = SocketThread::start("plain-feed", FLUSH_WAIT_MAX).map_err(FeedError::Thread)?;
-        let bind = async move {
-            let mut socket = PubSocket::new();
-            let events = socket.monitor();
-            socket.bind_listener(listener).await?;
-            ZmqResult::Ok((socket, events))
-        };
-        let (socket, mut events) = thread.run(bind).await??;
-        let (told, connections) = watch::channel(Connections::default());
-        // Not on the socket's thread: it drops events where more than 1,024 wait, so they are to be
-        // read while it makes them. Ends with the socket, which owns the other end.
-        tokio::spawn(async move {
-            let mut peers = Peers::default();
-            while let Some(event) = events.next().await {
-                peers.note(event);
-                told.send_replace(Connections { open: peers.connected.len(), ended: peers.ended });
-            }
+    /// See [`ServeError`].
+    pub(crate) async fn serve(
+        listener: TcpListener,
+        budget_bytes: u64,
+        identity: Identity,
+        end: Position,
+        oldest: impl Fn() -> Position + Send + 'static,
+    ) -> Result<Self, ServeError> {
+        let (server, socket) = PubServer::bind("feed", listener, budget_bytes).await?;
+        let outbox = Arc::new(Outbox {
+            inner: Mutex::new(Pending { blocks: VecDeque::new(), end, is_withheld: false }),
+            came: Notify::new(),
+            closing: CancellationToken::new(),
+            withheld: AtomicU64::new(0),
         });
-        let socket = Mutex::new(Some(Socketed { socket, thread }));
-        Ok(Self { socket, account: Account::new(budget_bytes), connections, sent: AtomicU64::new(0) })
+        let (account, connections) = (server.account.clone(), server.connections.clone());
+        let sender = Sender { socket, account, connections, identity, oldest: Box::new(oldest) };
+        server.spawn(sender.run(outbox.clone()));
+        Ok(Self { server, outbox })
     }
 
-    /// Hands a message to the PUB socket, if the account allows.
-    ///
-    /// # Errors
-    /// See [`PublishError`].
-    pub(crate) async fn publish(&self, text: String) -> Result<(), PublishError> {
-        let frame = self.account.charge(text.into_bytes(), self.connections().open).map_err(PublishError::Dropped)?;
-        let mut socketed = self.socket.lock().await;
-        socketed.as_mut().ok_or(PublishError::Closed)?.socket.send(frame.into()).await?;
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+    /// Takes a durable block. Does not wait.
+    pub(crate) fn offer(&self, block: &Block) {
+        let connections = self.server.connections().open;
+        let account = &self.server.account;
+        let mut pending = self.outbox.lock();
+        pending.end = block.end();
+        if connections > 0 {
+            match account.charge(block.bytes().clone(), connections, 2 * account.budget_bytes() / RESERVE_PARTS) {
+                Ok(frame) => pending.blocks.push_back(frame),
+                Err(_) => {
+                    pending.is_withheld = true;
+                    self.outbox.withheld.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        drop(pending);
+        self.outbox.came.notify_one();
+    }
+
+    /// Takes notice of where the stream stands, where no block tells it.
+    pub(crate) fn stands_at(&self, end: Position) {
+        self.outbox.lock().end = end;
     }
 
     /// Subscribers' connections now.
     pub(crate) fn connections(&self) -> Connections {
-        *self.connections.borrow()
+        self.server.connections()
     }
 
-    /// What sits in the socket's queues now.
+    /// What waits for subscribers now.
     pub(crate) fn held(&self) -> Held {
-        self.account.held()
+        self.server.account.held()
     }
 
-    /// Messages handed to the socket so far.
-    pub(crate) fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+    /// Blocks that were not sent for want of room.
+    pub(crate) fn withheld(&self) -> u64 {
+        self.outbox.withheld.load(Ordering::Relaxed)
     }
 
-    /// Messages dropped so far.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.account.refused()
-    }
-
-    /// Waits until a subscriber is connected.
-    pub(crate) async fn subscriber_connected(&self) {
-        let mut connections = self.connections.clone();
-        // The sender lives as long as the socket, which is `self`'s.
-        let _ = connections.wait_for(|connections| connections.open > 0).await;
-    }
-
-    /// Waits until the subscribers' connections have taken all that was sent, for at most `wait`.
-    /// Returns how many messages they have not taken.
+    /// Sends a last head, and waits until the subscribers' connections have taken all, for at most
+    /// `wait`. Returns how many messages they have not taken.
     pub(crate) async fn drain(&self, wait: Duration) -> u64 {
-        let _ = tokio::time::timeout(wait, self.account.settled()).await;
-        self.held().messages
+        self.outbox.lock().is_withheld = true;
+        self.outbox.came.notify_one();
+        let sent = async {
+            while self.outbox.lock().is_withheld {
+                tokio::time::sleep(WITHHELD_HEAD_PAUSE).await;
+            }
+        };
+        let begun = Instant::now();
+        let _ = tokio::time::timeout(wait, sent).await;
+        self.server.drain(wait.saturating_sub(begun.elapsed())).await
     }
 
-    /// Closes every connection, once the kernel has what it took; for that there is [`FLUSH_WAIT_MAX`].
+    /// Closes every connection.
     pub(crate) async fn close(&self) {
-        let Some(Socketed { socket, thread }) = self.socket.lock().await.take() else { return };
-        // A thread that ended has dropped what it had.
-        let _ = thread.run(async move { drop(socket) }).await;
-        thread.close().await;
+        self.outbox.closing.cancel();
+        self.server.close().await;
     }
 }
 
-/// The connections of the socket, as its events tell them.
-///
-/// The crate announces a connection after it has begun to read from it, so the end of a short one
-/// can be told before its beginning, and an end can be told twice.
-#[derive(Default)]
-struct Peers {
-    connected: HashSet<PeerIdentity>,
-    ended: u64,
-    ended_early: VecDeque<PeerIdentity>,
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl Peers {
-    fn note(&mut self, event: SocketEvent) {
-        match event {
-            SocketEvent::Accepted(address, peer) => {
-                debug!(%address, "subscriber connected");
-                match self.ended_early.iter().position(|early| *early == peer) {
-                    Some(index) => {
-                        self.ended_early.remove(index);
-                        self.ended += 1;
-                    }
-                    None => drop(self.connected.insert(peer)),
+/// The task on the socket's thread.
+struct Sender {
+    socket: PubSocket,
+    account: Arc<Account>,
+    connections: watch::Receiver<Connections>,
+    identity: Identity,
+    oldest: Box<dyn Fn() -> Position + Send>,
+}
+
+impl Sender {
+    async fn run(mut self, outbox: Arc<Outbox>) {
+        let mut tick = interval(HEAD_PAUSE);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_head = Instant::now();
+        loop {
+            let is_withheld = outbox.lock().is_withheld;
+            let is_due = tokio::select! {
+                () = outbox.closing.cancelled() => return,
+                _ = tick.tick() => true,
+                () = sleep_until(next_head), if is_withheld => false,
+                () = outbox.came.notified() => false,
+            };
+            let (blocks, end, is_withheld) = {
+                let mut pending = outbox.lock();
+                (std::mem::take(&mut pending.blocks), pending.end, pending.is_withheld)
+            };
+            for block in blocks {
+                self.send(block).await;
+            }
+            let now = Instant::now();
+            if is_due || (is_withheld && now >= next_head) {
+                next_head = now + WITHHELD_HEAD_PAUSE;
+                if self.send_head(end, is_due).await {
+                    let mut pending = outbox.lock();
+                    // What was withheld since is for the next one.
+                    pending.is_withheld &= pending.end != end;
                 }
             }
-            SocketEvent::Disconnected(peer) if self.connected.remove(&peer) => self.ended += 1,
-            SocketEvent::Disconnected(peer) => {
-                self.ended_early.truncate(EARLY_ENDS_MAX - 1);
-                self.ended_early.push_front(peer);
+        }
+    }
+
+    /// Sends a head if there is room for it; says whether there was.
+    async fn send_head(&mut self, end: Position, is_due: bool) -> bool {
+        let head = self.identity.head((self.oldest)(), end).expect("the texts were tried when the feed began");
+        let reserve = if is_due { 0 } else { self.account.budget_bytes() / RESERVE_PARTS };
+        let connections = self.connections.borrow().open;
+        match self.account.charge(head, connections, reserve) {
+            Ok(frame) => {
+                self.send(frame).await;
+                true
             }
-            SocketEvent::AcceptFailed(error) => debug!(%error, "a subscriber's connection failed"),
-            _ => {}
+            Err(_) => false,
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn accepted(peer: &PeerIdentity) -> SocketEvent {
-        SocketEvent::Accepted("tcp://127.0.0.1:1".parse().unwrap(), peer.clone())
-    }
-
-    #[test]
-    fn connections_are_counted_whatever_the_order_of_the_events() {
-        let (one, two, three) = (PeerIdentity::new(), PeerIdentity::new(), PeerIdentity::new());
-        let gone = SocketEvent::Disconnected;
-        let mut peers = Peers::default();
-        peers.note(accepted(&one));
-        peers.note(gone(two.clone()));
-        peers.note(accepted(&two));
-        peers.note(accepted(&three));
-        assert_eq!(peers.connected.len(), 2);
-        peers.note(gone(one.clone()));
-        peers.note(gone(one));
-        peers.note(gone(three));
-        assert_eq!((peers.connected.len(), peers.ended), (0, 3));
-    }
-
-    #[test]
-    fn ends_that_nothing_follows_are_forgotten() {
-        let mut peers = Peers::default();
-        for _ in 0..10 * EARLY_ENDS_MAX {
-            peers.note(SocketEvent::Disconnected(PeerIdentity::new()));
+    async fn send(&mut self, frame: Bytes) {
+        if let Err(error) = self.socket.send(frame.into()).await {
+            warn!(%error, "cannot publish on the feed");
         }
-        assert_eq!(peers.ended_early.len(), EARLY_ENDS_MAX);
     }
 }

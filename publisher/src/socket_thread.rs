@@ -11,7 +11,6 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +22,7 @@ const CLOSING_POLL: Duration = Duration::from_millis(2);
 pub(crate) struct SocketThread {
     runtime: Handle,
     closing: CancellationToken,
-    ended: oneshot::Receiver<()>,
+    ended: CancellationToken,
 }
 
 impl SocketThread {
@@ -32,7 +31,8 @@ impl SocketThread {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let closing = CancellationToken::new();
-        let (end, ended) = oneshot::channel();
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
         let until_closed = {
             let (closing, handle) = (closing.clone(), handle.clone());
             async move {
@@ -46,10 +46,15 @@ impl SocketThread {
         let run = move || {
             runtime.block_on(until_closed);
             drop(runtime);
-            let _ = end.send(());
+            drop(end);
         };
         thread::Builder::new().name(name.to_owned()).spawn(run)?;
         Ok(Self { runtime: handle, closing, ended })
+    }
+
+    /// Leaves a task to the thread.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
     /// Runs a task on the thread, and waits for its result.
@@ -61,9 +66,9 @@ impl SocketThread {
     }
 
     /// Waits until every task on the thread has ended, or the time for it is over.
-    pub(crate) async fn close(mut self) {
+    pub(crate) async fn close(&self) {
         self.closing.cancel();
-        let _ = (&mut self.ended).await;
+        self.ended.cancelled().await;
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::metrics::Metrics;
 use crate::source::{Link, PlainSource};
 use axum::Router;
-use net::operations::{self, Operable};
+use net::operations::{self, Operable, Readiness};
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -22,14 +22,14 @@ pub(crate) struct Status {
 
 impl Operable for Status {
     /// Ready while every source is connected and the log takes what they send.
-    fn readiness(&self) -> Result<(), Vec<String>> {
+    fn readiness(&self) -> Readiness {
         let mut reasons: Vec<String> = self.failing.borrow().iter().cloned().collect();
         for (source, link) in &self.links {
             if let Link::Waiting(reason) = &*link.borrow() {
                 reasons.push(format!("{source} is not connected: {reason}"));
             }
         }
-        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+        Readiness { reasons, notes: Vec::new() }
     }
 
     fn metrics(&self) -> &Registry {

@@ -49,7 +49,14 @@ fn a_wrong_command_line_is_refused_with_2() {
         (&["--nonsense"], "'--nonsense'"),
         (&["publisher", "--http=localhost"], "`localhost` does not end in a port"),
         (&["publisher", "--plain=127.0.0.1:4444"], "`127.0.0.1:4444` is not a TCP endpoint"),
-        (&["publisher", "--live-budget=1KiB"], "1048576 bytes"),
+        (&["publisher", "--live-budget=1KiB"], "4194304 bytes"),
+        (&["publisher", "--name=$mine"], "it begins with $"),
+        (&["publisher", "--segment-bytes=1GiB"], "268435456 bytes"),
+        (&["publisher", "--append-queue=1KiB"], "1048576 bytes"),
+        (&["publisher", "--replay-budget=1KiB"], "bytes it takes at least"),
+        (&["publisher", "--retain-bytes=1MiB"], "--retain-bytes is less than --segment-bytes: 1048576 and 33554432"),
+        (&["publisher", "--retain-bytes=1TiB", "--segment-bytes=64KiB"], "more than 65536"),
+        (&["publisher", "--retain-age=1ms"], "not between 1s and 100years"),
         (&["publisher", "--peer-timeout=soon"], "--peer-timeout"),
         (&["subscriber", "--plain=tcp://127.0.0.1:0"], "cannot be connected to"),
         (&["subscriber", "--plain=$x=tcp://127.0.0.1:1"], "`$x` cannot be the name of a source"),
@@ -67,17 +74,25 @@ fn what_cannot_be_had_is_refused_with_1() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let in_use = format!("downpipe: cannot listen on {address}: Address already in use (os error 98)\n");
-    assert_refused(&run(&["publisher", &format!("--http={address}")]), 1, &in_use);
-    assert_refused(&run(&["publisher", "--http=127.0.0.1:0", &format!("--plain=tcp://{address}")]), 1, &in_use);
-
     let folder = folder();
+    for option in ["--http={}", "--plain=tcp://{}", "--feed=tcp://{}", "--replay=tcp://{}"] {
+        let mut command = downpipe();
+        command.args(["publisher", &option.replace("{}", &address.to_string())]).current_dir(folder.path());
+        on_free_ports(&mut command);
+        assert_refused(&outcome(&mut command), 1, &in_use);
+    }
+
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     let unwritable = file.join("data");
+    let named = format!("downpipe: cannot create {}/journal: Not a directory (os error 20)\n", unwritable.display());
+    let mut command = downpipe();
+    command.arg("--data").arg(&unwritable);
+    on_free_ports(&mut command);
+    assert_refused(&outcome(&mut command), 1, &named);
     let named = format!("downpipe: cannot create the folder {}: Not a directory (os error 20)\n", unwritable.display());
     let mut command = downpipe();
-    command.args(["--http=127.0.0.1:0", "--data"]).arg(&unwritable);
-    command.env("PUBLISHER_PLAIN", "tcp://127.0.0.1:0").env("SUBSCRIBER_HTTP", "127.0.0.1:0");
+    command.args(["subscriber", "--http=127.0.0.1:0", "--log"]).arg(unwritable.join("subscriber.log"));
     assert_refused(&outcome(&mut command), 1, &named);
 
     let twice = "tcp://127.0.0.1:9,name=tcp://127.0.0.1:9";
@@ -116,11 +131,13 @@ fn a_flag_is_over_the_environment_over_the_file_over_the_default() {
     let folder = folder();
     let config = write_config(
         folder.path(),
-        "[publisher]\nhttp = '127.0.0.2:0'\nplain = 'tcp://127.0.0.2:0'\nlive-budget = 2000000\n[subscriber]\nformat = 'json'\n",
+        "[publisher]\nhttp = '127.0.0.2:0'\nplain = 'tcp://127.0.0.2:0'\nfeed = 'tcp://127.0.0.2:0'\nreplay = 'tcp://127.0.0.2:0'\n\
+         live-budget = 20000000\n[subscriber]\nformat = 'json'\n",
     );
     let start = |args: &[&str], env: &[(&str, &str)]| {
         let mut command = downpipe();
         command.arg("publisher").args(args).args(["--config", &config]).envs(env.iter().copied());
+        command.current_dir(folder.path());
         let daemon = Daemon::start(command, 1);
         let ip = |address: &str| address.trim_start_matches("tcp://").split(':').next().unwrap().to_owned();
         (ip(daemon.told("publisher", "http")), ip(daemon.told("publisher", "plain")))

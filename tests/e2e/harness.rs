@@ -64,10 +64,19 @@ fn in_clean_environment(mut command: Command) -> Command {
     command
 }
 
-/// A publisher on free ports.
+/// A publisher on free ports, with a journal of its own that is gone with it.
 pub fn publisher(options: &[&str]) -> Daemon {
+    let folder = folder();
+    let mut daemon = publisher_in(folder.path(), options);
+    daemon.folder = Some(folder);
+    daemon
+}
+
+/// A publisher on free ports, with its journal in `folder`, where `options` say nothing else.
+pub fn publisher_in(folder: &Path, options: &[&str]) -> Daemon {
     let mut command = downpipe();
-    command.args(["publisher", "--http=127.0.0.1:0", "--plain=tcp://127.0.0.1:0"]).args(options);
+    command.arg("publisher").args(options).env("PUBLISHER_JOURNAL", folder.join("journal"));
+    on_free_ports(&mut command);
     Daemon::start(command, 1)
 }
 
@@ -93,8 +102,16 @@ pub fn subscriber_args(folder: &Path, sources: &str) -> [String; 4] {
 pub fn up(folder: &Path, options: &[&str]) -> Daemon {
     let mut command = downpipe();
     command.args(["up", "--http=127.0.0.1:0", "--data"]).arg(folder).args(options);
-    command.env("PUBLISHER_PLAIN", "tcp://127.0.0.1:0").env("SUBSCRIBER_HTTP", "127.0.0.1:0");
+    on_free_ports(&mut command);
     Daemon::start(command, 2)
+}
+
+/// Has whatever the command starts take free ports, where its flags say nothing else.
+pub fn on_free_ports(command: &mut Command) {
+    for variable in ["PUBLISHER_PLAIN", "PUBLISHER_FEED", "PUBLISHER_REPLAY"] {
+        command.env(variable, "tcp://127.0.0.1:0");
+    }
+    command.env("PUBLISHER_HTTP", "127.0.0.1:0").env("SUBSCRIBER_HTTP", "127.0.0.1:0");
 }
 
 /// A running process, killed when it is dropped.
@@ -103,6 +120,8 @@ pub struct Daemon {
     /// Of each ready line, by who is ready: its `name=value` fields.
     ready: HashMap<String, HashMap<String, String>>,
     stderr: Arc<Mutex<String>>,
+    /// What is to be there as long as it is.
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Daemon {
@@ -127,7 +146,7 @@ impl Daemon {
         let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout_lines = child.stdout.take().unwrap();
         let receiver = lines_of(stdout_lines);
-        let mut daemon = Self { child, ready: HashMap::new(), stderr: Arc::default() };
+        let mut daemon = Self { child, ready: HashMap::new(), stderr: Arc::default(), folder: None };
         while daemon.ready.len() < ready_lines {
             match receiver.recv_timeout(PATIENCE) {
                 Ok(line) => daemon.note(&line),

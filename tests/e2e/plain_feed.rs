@@ -42,8 +42,9 @@ fn what_is_not_answered_200_is_not_published() {
 #[test]
 fn a_request_never_waits_for_a_subscriber_and_every_drop_is_counted() {
     const REQUESTS: u64 = 3000;
-    const BUDGET: u64 = 1024 * 1024;
-    let publisher = publisher(&["--live-budget=1MiB", "--peer-timeout=1h"]);
+    // Half of it, for each feed.
+    const BUDGET: u64 = 2 * 1024 * 1024;
+    let publisher = publisher(&["--live-budget=4MiB", "--peer-timeout=1h"]);
     let listener = Listener::new();
     listener.0.set_rcvhwm(1).unwrap();
     listener.0.set_rcvbuf(64 * 1024).unwrap();
@@ -81,7 +82,7 @@ fn a_request_never_waits_for_a_subscriber_and_every_drop_is_counted() {
 
 #[test]
 fn a_subscriber_that_takes_nothing_is_cut_off_and_gives_back_the_budget() {
-    let publisher = publisher(&["--live-budget=1MiB", "--peer-timeout=3s"]);
+    let publisher = publisher(&["--live-budget=4MiB", "--peer-timeout=3s"]);
     let stopped = Listener::new();
     stopped.0.set_rcvhwm(1).unwrap();
     stopped.0.set_rcvbuf(64 * 1024).unwrap();

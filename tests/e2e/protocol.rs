@@ -105,7 +105,6 @@ impl Drop for EndOnDrop<'_> {
 }
 
 #[test]
-#[ignore = "the publisher has no journal yet"]
 fn the_example_in_python_prints_every_record_through_kills() {
     const KILLS: u64 = 6;
     const ANSWERS_PER_LIFE: u64 = 300;
@@ -197,7 +196,6 @@ fn assert_is_subsequence(some: &[String], all: &[String]) {
 }
 
 #[test]
-#[ignore = "the publisher has no journal yet"]
 fn who_comes_late_gets_what_was_missed_and_then_the_feed() {
     let folder = folder();
     let publisher = first_publisher(folder.path(), "127.0.1.31");
@@ -217,7 +215,6 @@ fn who_comes_late_gets_what_was_missed_and_then_the_feed() {
 }
 
 #[test]
-#[ignore = "the publisher has no journal yet"]
 fn a_publisher_that_moved_is_followed_from_where_it_was() {
     let folder = folder();
     let publisher = first_publisher(folder.path(), "127.0.1.32");
@@ -234,7 +231,6 @@ fn a_publisher_that_moved_is_followed_from_where_it_was() {
 }
 
 #[test]
-#[ignore = "the publisher has no journal yet"]
 fn a_wiped_journal_is_another_stream() {
     let folder = folder();
     let publisher = first_publisher(folder.path(), "127.0.1.34");
@@ -259,7 +255,6 @@ fn a_wiped_journal_is_another_stream() {
 }
 
 #[test]
-#[ignore = "the publisher has no journal yet"]
 fn a_journal_restored_from_a_backup_is_a_fork() {
     let folder = folder();
     let (journal, backup) = (folder.path().join("journal"), folder.path().join("backup"));
@@ -289,7 +284,6 @@ fn a_journal_restored_from_a_backup_is_a_fork() {
 }
 
 #[test]
-#[ignore = "the publisher has no journal yet"]
 fn the_replay_answers_as_the_page_has_it() {
     let folder = folder();
     let publisher = first_publisher(folder.path(), "127.0.1.36");
@@ -343,7 +337,6 @@ fn the_replay_answers_as_the_page_has_it() {
 }
 
 #[test]
-#[ignore = "the publisher has no journal yet"]
 fn journal_files_hold_the_blocks_that_were_sent() {
     let folder = folder();
     let publisher = first_publisher(folder.path(), "127.0.1.37");

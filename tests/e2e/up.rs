@@ -122,9 +122,16 @@ fn a_second_signal_does_not_wait_for_an_orderly_end() {
 #[test]
 fn what_is_answered_and_cannot_be_logged_is_counted_at_the_end() {
     let folder = folder();
-    let mut command = downpipe_under(&["prlimit", "--fsize=1:unlimited"]);
-    command.args(["up", "--http=127.0.0.1:0", "--data"]).arg(folder.path()).env("SUBSCRIBER_HTTP", "127.0.0.1:0");
-    command.env("PUBLISHER_PLAIN", "tcp://127.0.0.1:0");
+    // A disk of the log's own, with no room on it.
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=4k none {0} && printf '%4096s' > {0}/filler && exec \"$0\" \"$@\"",
+        disk.display()
+    );
+    let mut command = downpipe_under(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script]);
+    command.arg("up").env("UP_DATA", folder.path()).env("SUBSCRIBER_LOG", disk.join("subscriber.log"));
+    on_free_ports(&mut command);
     let mut up = Daemon::start(command, 2);
     for number in 0..100 {
         assert_eq!(up.page("publisher", &format!("/downcase?param=N{number}")).status, 200);
@@ -141,7 +148,8 @@ fn its_own_publisher_is_followed_once_by_whatever_name() {
     let folder = folder();
     let endpoint = Feeder::endpoint_to_be("127.0.1.4");
     let mut command = downpipe();
-    command.args(["up", "--http=127.0.0.1:0", "--data"]).arg(folder.path()).env("SUBSCRIBER_HTTP", "127.0.0.1:0");
+    command.args(["up", "--data"]).arg(folder.path());
+    on_free_ports(&mut command);
     command.env("PUBLISHER_PLAIN", &endpoint).env("SUBSCRIBER_PLAIN", format!("own={endpoint}"));
     let up = Daemon::start(command, 2);
     up.page("publisher", "/downcase?param=ONCE");
@@ -157,13 +165,15 @@ fn a_folder_given_as_a_flag_goes_over_a_log_in_the_environment() {
     let log = other.path().join("subscriber.log");
     for (flag, expected) in [(true, folder.path()), (false, other.path())] {
         let mut command = downpipe();
-        command.args(["up", "--http=127.0.0.1:0"]).env("SUBSCRIBER_LOG", &log).env("SUBSCRIBER_HTTP", "127.0.0.1:0");
-        command.env("PUBLISHER_PLAIN", "tcp://127.0.0.1:0").env("UP_DATA", "/nowhere");
+        on_free_ports(&mut command);
+        let journal = other.path().join("journal");
+        command.arg("up").env("SUBSCRIBER_LOG", &log).env("PUBLISHER_JOURNAL", &journal).env("UP_DATA", "/nowhere");
         if flag {
             command.arg("--data").arg(folder.path());
         }
         let up = Daemon::start(command, 2);
         assert_eq!(up.told("subscriber", "log"), expected.join("subscriber.log").to_str().unwrap());
+        assert!(expected.join("journal/name").exists());
     }
 }
 
@@ -207,8 +217,8 @@ fn hostile_params_forge_no_line_and_stop_nothing() {
 fn other_sources_may_be_followed_besides_its_own_publisher() {
     let (folder, feeder) = (folder(), Feeder::new());
     let mut command = downpipe();
-    command.args(["--http=127.0.0.1:0", "--data"]).arg(folder.path());
-    command.env("PUBLISHER_PLAIN", "tcp://127.0.0.1:0").env("SUBSCRIBER_HTTP", "127.0.0.1:0");
+    command.arg("--data").arg(folder.path());
+    on_free_ports(&mut command);
     command.env("SUBSCRIBER_PLAIN", format!("other={}", feeder.endpoint)).env("SUBSCRIBER_FORMAT", "article");
     let up = Daemon::start(command, 2);
     feeder.until_subscribed();

@@ -73,8 +73,14 @@ pub(crate) struct Options {
     pub(crate) faults: Faults,
 }
 
-/// Who gets every block once it is durable, on the writer's thread: it must not wait.
-pub(crate) type Outlet = Box<dyn FnMut(&Block) + Send>;
+/// Who hears what the writer has done, on the writer's thread: it must not wait.
+pub(crate) trait Outlet: Send {
+    /// The journal is open after all; the stream stands here.
+    fn opened(&self, at: Position);
+
+    /// A block is durable.
+    fn committed(&self, block: &Block);
+}
 
 /// Why a record was not acknowledged. Only [`AppendError::Unknown`] leaves open whether it is in the
 /// journal; if so, it is there once.
@@ -151,8 +157,15 @@ pub(crate) struct Shared {
 /// An open journal.
 pub(crate) struct Journal {
     shared: Arc<Shared>,
-    writer: Option<Writer>,
-    ended: Option<oneshot::Receiver<()>>,
+    stage: Mutex<Stage>,
+}
+
+/// What has become of the writer.
+enum Stage {
+    Open(Box<Writer>),
+    /// Tells when its thread has ended.
+    Started(oneshot::Receiver<()>),
+    Ended,
 }
 
 impl Journal {
@@ -162,22 +175,28 @@ impl Journal {
     /// See [`JournalError`]. A disk without room is none: the journal waits for room.
     pub(crate) fn open(options: Options) -> Result<Self, JournalError> {
         let writer = open::open(options)?;
-        Ok(Self { shared: writer.shared(), writer: Some(writer), ended: None })
+        Ok(Self { shared: writer.shared(), stage: Mutex::new(Stage::Open(Box::new(writer))) })
     }
 
     /// Starts the commits, with what is to get every block.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub(crate) fn start(&mut self, outlet: Outlet) -> io::Result<()> {
-        let Some(writer) = self.writer.take() else { return Ok(()) };
-        let (end, ended) = oneshot::channel();
-        thread::Builder::new().name("journal".to_owned()).spawn(move || {
-            writer.run(outlet);
-            let _ = end.send(());
-        })?;
-        self.ended = Some(ended);
+    pub(crate) fn start(&self, outlet: impl Outlet + 'static) -> io::Result<()> {
+        let mut stage = self.stage();
+        if let Stage::Open(writer) = std::mem::replace(&mut *stage, Stage::Ended) {
+            let (end, ended) = oneshot::channel();
+            thread::Builder::new().name("journal".to_owned()).spawn(move || {
+                writer.run(&outlet);
+                let _ = end.send(());
+            })?;
+            *stage = Stage::Started(ended);
+        }
         Ok(())
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Appends a record, and waits until it is durable. Returns its sequence number.
@@ -257,9 +276,10 @@ impl Journal {
     }
 
     /// Takes no more appends, and waits until those before are committed and answered.
-    pub(crate) async fn close(&mut self) {
+    pub(crate) async fn close(&self) {
         self.shared.queue.close();
-        if let Some(ended) = self.ended.take() {
+        let stage = std::mem::replace(&mut *self.stage(), Stage::Ended);
+        if let Stage::Started(ended) = stage {
             // An error is the end as well.
             let _ = ended.await;
         }

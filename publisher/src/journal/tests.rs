@@ -12,6 +12,20 @@ enum Item {
     Gap(u64, u64, GapReason),
 }
 
+struct Nobody;
+
+impl Outlet for Nobody {
+    fn opened(&self, _at: Position) {}
+    fn committed(&self, _block: &Block) {}
+}
+
+impl Outlet for std::sync::mpsc::Sender<Block> {
+    fn opened(&self, _at: Position) {}
+    fn committed(&self, block: &Block) {
+        self.send(block.clone()).unwrap();
+    }
+}
+
 struct World {
     dir: TempDir,
     runtime: tokio::runtime::Runtime,
@@ -41,8 +55,8 @@ impl World {
 
     fn open_with(&self, faults: &str) -> Journal {
         let faults = if faults.is_empty() { Faults::default() } else { Faults::planned(faults) };
-        let mut journal = Journal::open(Options { faults, ..self.options.clone() }).unwrap();
-        journal.start(Box::new(|_| {})).unwrap();
+        let journal = Journal::open(Options { faults, ..self.options.clone() }).unwrap();
+        journal.start(Nobody).unwrap();
         journal
     }
 
@@ -57,7 +71,7 @@ impl World {
         }
     }
 
-    fn close(&self, mut journal: Journal) {
+    fn close(&self, journal: Journal) {
         self.runtime.block_on(journal.close());
     }
 
@@ -130,10 +144,10 @@ fn what_was_appended_is_there_after_a_restart_and_the_numbers_go_on() {
 #[test]
 fn what_waits_is_committed_together_and_handed_on_once_it_is_durable() {
     let world = World::new(1 << 20);
-    let mut journal = Journal::open(world.options.clone()).unwrap();
+    let journal = Journal::open(world.options.clone()).unwrap();
     let answers: Vec<_> = (0..100).map(|number| journal.shared.queue.append("t", body(number).as_bytes())).collect();
     let (sender, blocks) = std::sync::mpsc::channel();
-    journal.start(Box::new(move |block: &Block| sender.send(block.clone()).unwrap())).unwrap();
+    journal.start(sender).unwrap();
     for (number, answer) in (0..).zip(answers) {
         assert_eq!(world.runtime.block_on(answer.unwrap()).unwrap(), Ok(number));
     }
@@ -359,9 +373,9 @@ fn a_position_that_is_not_one_of_this_history_is_a_fork() {
     world.close(journal);
 
     let world = World::new(1 << 20);
-    let mut journal = Journal::open(world.options.clone()).unwrap();
+    let journal = Journal::open(world.options.clone()).unwrap();
     let _answers = [journal.shared.queue.append("t", b"1").unwrap(), journal.shared.queue.append("t", b"2").unwrap()];
-    journal.start(Box::new(|_| {})).unwrap();
+    journal.start(Nobody).unwrap();
     world.append(&journal, "3").unwrap();
     let inside = Position { next: 1, previous: 0 };
     assert_eq!(journal.read(inside, 1 << 20).unwrap().parts, [Part::Fork]);
@@ -474,16 +488,15 @@ fn a_journal_without_room_to_open_serves_what_is_sealed_and_opens_once_there_is(
     world.fill(&journal, 0..20);
     let end = journal.standing().next;
     world.close(journal);
-    let mut journal =
-        Journal::open(Options { faults: Faults::planned("open.copied=error:28"), ..world.options.clone() });
-    let journal = journal.as_mut().unwrap();
+    let journal = Journal::open(Options { faults: Faults::planned("open.copied=error:28"), ..world.options.clone() });
+    let journal = journal.as_ref().unwrap();
     assert!(matches!(journal.health(), Health::Waiting(_)));
     assert!(matches!(world.append(journal, "refused"), Err(AppendError::Unavailable(_))));
     let sealed = journal.standing().next.next;
     assert!(sealed > 10 && sealed < 20);
     assert_eq!(everything(journal, 1 << 20), records(0..sealed));
     assert!(matches!(journal.read(end, 0), Err(ReadError::NotOpen)), "it may well be one of this history");
-    journal.start(Box::new(|_| {})).unwrap();
+    journal.start(Nobody).unwrap();
     let start = Instant::now();
     while journal.health() != Health::Writing {
         assert!(start.elapsed() < Duration::from_secs(60));

@@ -63,7 +63,7 @@ impl Writer {
     }
 
     /// Commits until the queue is closed and empty.
-    pub(super) fn run(mut self, mut outlet: Outlet) {
+    pub(super) fn run(mut self, outlet: &dyn Outlet) {
         loop {
             let wait = match self.state {
                 State::Writing(_) if self.options.retain_age.is_none() => Duration::MAX,
@@ -72,21 +72,20 @@ impl Writer {
                 State::Failed => Duration::MAX,
             };
             match self.shared.queue.take(wait) {
-                Taken::Batch(batch) => self.commit(batch, &mut outlet),
-                Taken::Idle => self.idle(),
+                Taken::Batch(batch) => self.commit(batch, outlet),
+                Taken::Idle => self.idle(outlet),
                 Taken::Closed => return,
             }
             self.retire_by_age();
         }
     }
 
-    fn idle(&mut self) {
+    fn idle(&mut self, outlet: &dyn Outlet) {
         match std::mem::replace(&mut self.state, State::Failed) {
-            State::Opening(plan) => {
-                if let Err(error) = self.open(plan) {
-                    self.fail(describe(&error));
-                }
-            }
+            State::Opening(plan) => match self.open(plan) {
+                Ok(()) => outlet.opened(self.shared.catalog().next()),
+                Err(error) => self.fail(describe(&error)),
+            },
             State::Full(file, bytes) => self.try_room(file, bytes),
             state => self.state = state,
         }
@@ -152,7 +151,7 @@ impl Writer {
         self.shared.queue.refuse(&reason);
     }
 
-    fn commit(&mut self, mut batch: Batch, outlet: &mut Outlet) {
+    fn commit(&mut self, mut batch: Batch, outlet: &dyn Outlet) {
         let at = self.shared.catalog().next();
         let Some(block) = batch.builder.finish(self.shared.stream, at) else {
             let reason = "the stream has no sequence numbers left".into();
@@ -171,7 +170,7 @@ impl Writer {
                 counters.bytes.fetch_add(block.bytes().len() as u64, Ordering::Relaxed);
                 counters.commit_us.fetch_add(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
                 self.answer(batch, &block);
-                outlet(&block);
+                outlet.committed(&block);
                 self.pass("feed.after");
             }
             Err(CommitError::Full(reason)) => {
