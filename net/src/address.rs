@@ -47,7 +47,7 @@ impl HostPort {
 
     /// The same host with another port.
     pub fn with_port(&self, port: u16) -> Self {
-        Self { host: self.host.clone(), port }
+        Self { host: self.host().to_owned(), port }
     }
 }
 

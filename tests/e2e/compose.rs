@@ -12,6 +12,9 @@ use std::thread;
 /// The image may be this large, in bytes.
 const IMAGE_BYTES_MAX: u64 = 110_000_000;
 
+/// The number of the publisher's next record.
+const NEXT: &str = "downpipe_publisher_journal_next_sequence";
+
 /// The project in a folder of its own, under names of its own; gone at the end of the test.
 struct Project {
     folder: tempfile::TempDir,
@@ -49,7 +52,9 @@ impl Project {
         let mut command = Command::new(if is_plugin { "docker" } else { "docker-compose" });
         command.args(is_plugin.then_some("compose")).args(args).current_dir(self.folder.path());
         command.env("COMPOSE_PROJECT_NAME", &self.name).env("DOWNPIPE_IMAGE", &self.name);
-        command.env("DOWNPIPE_HTTP_PORT", "0").env("DOWNPIPE_PLAIN_PORT", "0");
+        for port in ["HTTP", "PLAIN", "FEED", "REPLAY"] {
+            command.env(format!("DOWNPIPE_{port}_PORT"), "0");
+        }
         command
     }
 
@@ -71,6 +76,12 @@ impl Project {
 
     fn http(&self) -> String {
         self.compose(&["port", "publisher", "5000"]).trim().to_owned()
+    }
+
+    /// What the publisher counts under a name.
+    fn metric(&self, name: &str) -> u64 {
+        let page = get(&self.http(), "/metrics").body;
+        page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap().parse().unwrap()
     }
 
     /// Asks until an answer is in the log: until then the subscription may not have arrived.
@@ -130,10 +141,13 @@ fn compose_serves_logs_on_the_host_restarts_and_stops() {
     nothing_runs_as_root(&project);
 
     for service in ["publisher", "subscriber"] {
+        let next = project.metric(NEXT);
         project.compose(&["restart", service]);
         project.until_healthy();
+        assert!(project.metric(NEXT) >= next, "the journal goes on");
         project.until_logged(&format!("RESTARTED-{service}"));
     }
+    let next = project.metric(NEXT);
 
     project.compose(&["stop"]);
     for service in ["publisher", "subscriber"] {
@@ -151,6 +165,7 @@ fn compose_serves_logs_on_the_host_restarts_and_stops() {
         }
         project.compose(&["up", "-d"]);
         project.until_healthy();
+        assert!(project.metric(NEXT) >= next, "the journal is kept without its container");
         project.until_logged("AS-ROOT");
         nothing_runs_as_root(&project);
         let mode = fs::metadata(log).unwrap().mode();

@@ -160,6 +160,22 @@ pub(crate) struct Journal {
     stage: Mutex<Stage>,
 }
 
+/// Left behind by the writer's thread, however it ends: nobody waits for it in vain.
+struct LastWords {
+    shared: Arc<Shared>,
+    _end: oneshot::Sender<()>,
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let reason: Arc<str> = "the journal's thread has panicked".into();
+            *self.shared.health() = Health::Failed(reason.clone());
+            self.shared.queue.refuse(&reason);
+        }
+    }
+}
+
 /// What has become of the writer.
 enum Stage {
     Open(Box<Writer>),
@@ -186,9 +202,10 @@ impl Journal {
         let mut stage = self.stage();
         if let Stage::Open(writer) = std::mem::replace(&mut *stage, Stage::Ended) {
             let (end, ended) = oneshot::channel();
+            let last_words = LastWords { shared: self.shared.clone(), _end: end };
             thread::Builder::new().name("journal".to_owned()).spawn(move || {
+                let _last_words = last_words;
                 writer.run(&outlet);
-                let _ = end.send(());
             })?;
             *stage = Stage::Started(ended);
         }

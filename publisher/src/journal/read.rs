@@ -1,6 +1,7 @@
 //! What a replay finds in the journal.
 
 use crate::journal::Shared;
+use crate::journal::catalog::Sealed;
 use crate::journal::folder::FolderError;
 use crate::journal::segment::{FIRST_BLOCK, SegmentReader, Step, Unreadable};
 use feed::index::INDEX_BYTES_MAX;
@@ -53,6 +54,12 @@ struct Extent {
     is_sealed: bool,
 }
 
+impl From<&Sealed> for Extent {
+    fn from(sealed: &Sealed) -> Self {
+        Self { start: sealed.start, bytes: sealed.bytes, is_sealed: true }
+    }
+}
+
 impl Shared {
     pub(super) fn read(&self, from: Position, credit_bytes: usize) -> Result<Reply, ReadError> {
         loop {
@@ -85,14 +92,14 @@ impl<'a> Walk<'a> {
         if !catalog.open && from.next > next.next {
             return Err(ReadError::NotOpen);
         }
-        let sealed =
-            catalog.sealed.iter().map(|sealed| Extent { start: sealed.start, bytes: sealed.bytes, is_sealed: true });
         let active = Extent { start: catalog.active.start, bytes: catalog.active.bytes, is_sealed: false };
-        let all: Vec<Extent> = sealed.chain([active]).collect();
-        let holds = all.partition_point(|extent| extent.start.next <= from.next).saturating_sub(1);
-        let extents = all[holds..].to_vec();
+        let begun = catalog.sealed.partition_point(|sealed| sealed.start.next <= from.next);
+        let is_in_active = active.start.next <= from.next;
+        let first = if is_in_active { catalog.sealed.len() } else { begun.saturating_sub(1) };
+        let sealed = catalog.sealed.range(first..).map(Extent::from);
+        let extents: Vec<Extent> = sealed.chain([active]).collect();
         let in_active = catalog.active.index.iter().rfind(|entry| entry.start.next <= from.next);
-        let hint = if extents.len() == 1 { in_active.copied() } else { None };
+        let hint = if is_in_active { in_active.copied() } else { None };
         let reply = Reply { oldest, next, parts: Vec::new(), end: from };
         Ok(Self { shared, extents: extents.into_iter(), hint, reader: None, reply })
     }

@@ -525,6 +525,28 @@ fn after_a_failed_sync_nothing_is_taken_and_what_is_durable_is_served() {
 }
 
 #[test]
+fn a_writer_that_panics_leaves_nobody_waiting() {
+    struct Panics;
+    impl Outlet for Panics {
+        fn opened(&self, _at: Position) {}
+        fn committed(&self, _block: &Block) {
+            panic!("on purpose");
+        }
+    }
+    let world = World::new(1 << 20);
+    let journal = Journal::open(world.options.clone()).unwrap();
+    journal.start(Panics).unwrap();
+    assert_eq!(world.append(&journal, "durable"), Ok(0));
+    let start = Instant::now();
+    while !matches!(journal.health(), Health::Failed(_)) {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(matches!(world.append(&journal, "refused"), Err(AppendError::Unavailable(_))));
+    world.close(journal);
+}
+
+#[test]
 fn a_commit_that_takes_long_shows() {
     let world = World::new(1 << 20);
     let journal = world.open_with("sync=delay:3000@2");

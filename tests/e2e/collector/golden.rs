@@ -18,6 +18,9 @@ const BUSY: &str = "44505731b55cdd9e30313233343536373839616263646566";
 const END: &str = "44504531612b0024303132333435363738396162636465662900000000000000efbeadde";
 const SEGMENT: &str =
     "4450533191c59876303132333435363738396162636465662900000000000000efbeadde00000000feffffffffffffff";
+/// Only a help for whoever reads journal files; this client does without.
+const INDEX: &str = "445049319dd0245230313233343536373839616263646566803801000000000002000000000000002900000000000000 \
+    efbeadde30000000000000003200000000000000070000007011010000000000";
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: String = hex.split_whitespace().collect();
@@ -147,7 +150,7 @@ fn examples() -> Vec<Vec<u8>> {
 #[test]
 fn the_examples_of_the_page_are_these_bytes() {
     let mut examples = examples();
-    let mut golden = [BLOCK, HEAD, FETCH, GAP, FORK, BUSY, END, SEGMENT].map(bytes).to_vec();
+    let mut golden = [BLOCK, HEAD, FETCH, GAP, FORK, BUSY, END, SEGMENT, INDEX].map(bytes).to_vec();
     examples.sort();
     golden.sort();
     assert_eq!(examples, golden);
