@@ -3,6 +3,7 @@
 use crate::harness::*;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::thread;
 use std::time::Duration;
 
 #[test]
@@ -84,4 +85,32 @@ fn a_client_that_stalls_does_not_hold_up_the_end() {
     assert_eq!(publisher.page("publisher", "/livez").status, 200);
     publisher.signal("TERM");
     assert!(publisher.ended_within(Duration::from_secs(10)).success());
+}
+
+#[test]
+fn what_finds_no_room_to_wait_for_the_disk_is_refused_and_the_rest_is_kept() {
+    // One commit is slow; more wait for it than may.
+    const CLIENTS: usize = 100;
+    let folder = folder();
+    let mut command = downpipe();
+    command.args(["publisher", "--append-queue=1MiB"]).env("PUBLISHER_JOURNAL", folder.path().join("journal"));
+    on_free_ports(&mut command);
+    command.env("DOWNPIPE_FAULTS", "sync=delay:3000@1");
+    let publisher = Daemon::start(command, 1);
+    let http = publisher.told("publisher", "http");
+    let param = "X".repeat(8000);
+    let answers: Vec<Answer> = thread::scope(|scope| {
+        let path = |client| format!("/downcase?param={client}{param}");
+        let asking: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(move || get(http, &path(client)))).collect();
+        asking.into_iter().map(|asking| asking.join().unwrap()).collect()
+    });
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 503).collect();
+    assert!(!refused.is_empty() && refused.len() < CLIENTS, "{}", refused.len());
+    for answer in refused {
+        assert_eq!(answer.body, "cannot keep the answer: 1048576 bytes wait for the disk already\n");
+    }
+    let kept = answers.iter().filter(|answer| answer.status == 200).count() as u64;
+    assert_eq!(publisher.metric("publisher", "downpipe_publisher_journal_records_total"), kept);
+    assert_eq!(publisher.metric("publisher", "downpipe_publisher_journal_queue_refused_total"), CLIENTS as u64 - kept);
+    assert_eq!(publisher.metric("publisher", "downpipe_publisher_journal_queue_bytes"), 0);
 }
