@@ -107,6 +107,26 @@ fn what_cannot_be_had_is_refused_with_1() {
 }
 
 #[test]
+fn a_journal_has_one_name_and_one_publisher() {
+    let folder = folder();
+    let publisher = publisher_in(folder.path(), &["--name=web-1"]);
+    let journal = folder.path().join("journal");
+    let start = |name: &str| {
+        let mut command = downpipe();
+        command.args(["publisher", name]).env("PUBLISHER_JOURNAL", &journal);
+        on_free_ports(&mut command);
+        outcome(&mut command)
+    };
+    let locked = format!("downpipe: cannot lock {}: another process has it\n", journal.display());
+    assert_refused(&start("--name=web-1"), 1, &locked);
+    publisher.stop();
+    let named = format!("downpipe: the journal {} is that of `web-1`, not of `web-2`\n", journal.display());
+    assert_refused(&start("--name=web-2"), 2, &named);
+    publisher_in(folder.path(), &["--name=web-1"]).stop();
+    publisher_in(folder.path(), &[]).stop();
+}
+
+#[test]
 fn a_folder_without_permission_is_named() {
     let folder = folder();
     let mut command = if is_root() {

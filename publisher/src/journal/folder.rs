@@ -11,9 +11,9 @@
 //! Whatever else lies there is left alone. Who has the folder has an exclusive `flock` on it.
 
 use crate::faults::Faults;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const SEGMENT: &str = "segment";
@@ -228,7 +228,7 @@ fn create(path: &Path) -> io::Result<()> {
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     create(parent)?;
-    match DirBuilder::new().mode(0o750).create(path) {
+    match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }

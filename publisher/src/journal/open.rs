@@ -35,7 +35,7 @@ pub enum JournalError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// It was made under another name.
-    #[error("the journal {} is that of {kept:?}, not of {given:?}", path.display())]
+    #[error("the journal {} is that of `{kept}`, not of `{given}`", path.display())]
     Name {
         /// The folder.
         path: PathBuf,
