@@ -12,14 +12,14 @@ use crate::Name;
 use crate::journal::catalog::{Active, Catalog, Sealed};
 use crate::journal::folder::{Folder, FolderError};
 use crate::journal::queue::Queue;
-use crate::journal::segment::{FIRST_BLOCK, SegmentReader, Step, Unreadable, read_header};
+use crate::journal::segment::{FIRST_BLOCK, SegmentReader, Step, Unreadable, first_block, read_header};
 use crate::journal::writer::Writer;
 use crate::journal::{Health, Options, Shared};
 use feed::{DecodeError, IndexEntry, Position, SegmentHeader, StreamId};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -140,49 +140,55 @@ fn new_stream() -> SegmentHeader {
 }
 
 /// The segments that are there, in order, each with what its header says or, if that is damaged, what
-/// can be told from its neighbours. One that nothing can be told of is set aside.
+/// can be told from the blocks behind it or the segment before it. One that nothing can be told of is
+/// set aside.
 fn found(folder: &Folder) -> Result<Vec<Found>, JournalError> {
     let mut headers = Vec::new();
     for first in folder.list()? {
         let path = folder.segment(first);
-        match read_header(&path)? {
-            (Err(error @ DecodeError::Version { .. }), _) => return Err(JournalError::Version { path, error }),
-            (header, bytes) => headers.push((first, header.ok().filter(|header| header.start.next == first), bytes)),
+        let (header, bytes) = read_header(&path)?;
+        if let Err(error @ DecodeError::Version { .. }) = header {
+            return Err(JournalError::Version { path, error });
         }
+        let header = header.ok().filter(|header| header.start.next == first);
+        headers.push((first, header.or_else(|| header_from_block(&path, first)), bytes));
     }
-    let Some(stream) = headers.iter().rev().find_map(|(_, header, _)| Some(header.as_ref()?.stream)) else {
-        return set_all_aside(folder, &headers);
-    };
+    let newest = headers.iter().rev().find_map(|(_, header, _)| *header);
     let mut found: Vec<Found> = Vec::new();
     for (first, header, bytes) in headers {
         let path = folder.segment(first);
-        match header.or_else(|| header_from_blocks(folder, first, bytes, stream)) {
-            Some(header) if header.stream != stream => {
-                return Err(JournalError::OtherStream { path, found: header.stream, stream });
+        match (header.or_else(|| header_from_segment(folder, found.last()?, first)), newest) {
+            (Some(header), Some(newest)) if header.stream != newest.stream => {
+                return Err(JournalError::OtherStream { path, found: header.stream, stream: newest.stream });
             }
-            Some(header) => found.push(Found { header, bytes }),
-            None => set_aside(folder, first)?,
+            (Some(header), _) => found.push(Found { header, bytes }),
+            (None, _) => set_aside(folder, first)?,
         }
     }
     Ok(found)
 }
 
 /// What a damaged header said, if the first block behind it is whole.
-fn header_from_blocks(folder: &Folder, first: u64, bytes: u64, stream: StreamId) -> Option<SegmentHeader> {
-    // The block tells its own place; what it is asked for is only the number.
-    let any = IndexEntry { start: Position { next: first, previous: 0 }, offset: FIRST_BLOCK };
-    let mut reader = SegmentReader::open(folder.segment(first), stream, bytes, any, Unreadable::Error).ok()?;
-    let block = reader.block_here().ok()?.filter(|block| block.head().first == first)?;
-    warn!(segment = %folder.segment(first).display(), "the header of a segment is damaged, its blocks are not");
-    Some(SegmentHeader { stream, start: block.start(), last_time_ns: block.head().base_time_ns })
+fn header_from_block(path: &Path, first: u64) -> Option<SegmentHeader> {
+    let head = first_block(path).filter(|head| head.first == first)?;
+    warn!(segment = %path.display(), "the header of a segment is damaged, the block behind it is not");
+    Some(SegmentHeader { stream: head.stream, start: head.start(), last_time_ns: head.base_time_ns })
 }
 
-/// Without a single header there is no stream to go on with.
-fn set_all_aside(folder: &Folder, headers: &[(u64, Option<SegmentHeader>, u64)]) -> Result<Vec<Found>, JournalError> {
-    for (first, _, _) in headers {
-        set_aside(folder, *first)?;
+/// What a damaged header said, if the segment before ends where this one begins.
+fn header_from_segment(folder: &Folder, before: &Found, first: u64) -> Option<SegmentHeader> {
+    let Found { header: SegmentHeader { stream, start, mut last_time_ns }, bytes } = *before;
+    let (path, beginning) = (folder.segment(start.next), IndexEntry { start, offset: FIRST_BLOCK });
+    let mut reader = SegmentReader::open(path, stream, bytes, beginning, Unreadable::Damage).ok()?;
+    loop {
+        match reader.step().ok()? {
+            Step::Block(block, _) => last_time_ns = last_time_ns.max(block.head().base_time_ns),
+            Step::Gap(_) => {}
+            Step::End { .. } => break,
+        }
     }
-    Ok(Vec::new())
+    let start = reader.position();
+    (start.next == first).then_some(SegmentHeader { stream, start, last_time_ns })
 }
 
 fn set_aside(folder: &Folder, first: u64) -> Result<(), JournalError> {

@@ -2,11 +2,11 @@
 
 use crate::journal::folder::FolderError;
 use bytes::Bytes;
-use feed::block::HEAD_BYTES;
+use feed::block::{BLOCK_BYTES_MAX, HEAD_BYTES};
 use feed::segment::HEADER_BYTES;
 use feed::{Block, BlockHead, DecodeError, IndexEntry, Position, SegmentHeader, StreamId, recovery};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -104,7 +104,7 @@ impl SegmentReader {
     ///
     /// # Errors
     /// The file cannot be read, or not by this version.
-    pub(crate) fn block_here(&mut self) -> Result<Option<Block>, FolderError> {
+    fn block_here(&mut self) -> Result<Option<Block>, FolderError> {
         let Ok(head) = BlockHead::decode(self.read(HEAD_BYTES)?) else { return Ok(None) };
         let is_known = !matches!(head.block_bytes(), Err(DecodeError::Bounds { .. }));
         if head.stream != self.stream || !is_known {
@@ -201,4 +201,13 @@ pub(crate) fn read_header(path: &Path) -> Result<(Result<SegmentHeader, DecodeEr
         io::Result::Ok((SegmentHeader::decode(&bytes), file.metadata()?.len()))
     };
     read().map_err(|source| FolderError::new("read", path, source))
+}
+
+/// The head of the first block of the segment at `path`, if that is whole.
+pub(crate) fn first_block(path: &Path) -> Option<BlockHead> {
+    let mut bytes = Vec::new();
+    let mut file = File::open(path).ok()?;
+    file.seek(SeekFrom::Start(FIRST_BLOCK)).ok()?;
+    file.take(BLOCK_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
+    Block::check_front(&bytes).ok()
 }

@@ -261,15 +261,9 @@ fn damage_in_the_last_segment_is_stated_as_a_gap_unless_it_looks_torn() {
     let length = fs::metadata(&path).unwrap().len() as usize;
     let last = length - (length - 48) / 5;
     with_every_byte_damaged(&world, &path, |at, journal| {
-        if at < 48 {
-            // Without any header there is no stream to go on with.
-            assert_eq!(everything(journal, 1 << 20), []);
-            assert_eq!(world.files("damaged").len(), 1);
-            return;
-        }
         let kept = if at >= last { 4 } else { 5 };
         let lost = assert_right_or_stated(&everything(journal, 1 << 20), kept, &format!("byte {at}"));
-        assert_eq!(lost, u64::from(at < last), "byte {at}");
+        assert_eq!(lost, u64::from((48..last).contains(&at)), "byte {at}");
         assert_eq!(journal.counters().torn.load(Ordering::Relaxed), u64::from(at >= last));
         world.fill(journal, kept..kept + 1);
         assert_right_or_stated(&everything(journal, 1 << 20), kept + 1, &format!("byte {at}"));
@@ -294,6 +288,26 @@ fn a_damaged_header_is_made_good_from_its_neighbours() {
         world.close(journal);
         fs::write(&path, whole).unwrap();
     }
+    // The first block as well: the segment before tells where this one begins.
+    for path in &world.files("segment")[1..] {
+        let whole = fs::read(path).unwrap();
+        let mut damaged = whole.clone();
+        damaged[..100].fill(0);
+        fs::write(path, &damaged).unwrap();
+        let journal = world.open();
+        assert_eq!(assert_right_or_stated(&everything(&journal, 1 << 20), 20, "a page is gone"), 1);
+        world.close(journal);
+        fs::write(path, whole).unwrap();
+    }
+    // Nothing tells anything: a new stream, and the old bytes are kept.
+    let path = world.files("segment").remove(0);
+    for other in world.files("segment").split_off(1) {
+        fs::remove_file(other).unwrap();
+    }
+    fs::write(path, [0; 300]).unwrap();
+    let journal = world.open();
+    assert_eq!(journal.standing(), Standing { oldest: Position::default(), next: Position::default() });
+    assert_eq!(fs::read(&world.files("damaged")[0]).unwrap(), [0; 300]);
 }
 
 #[test]
