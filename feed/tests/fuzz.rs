@@ -7,7 +7,8 @@
 //!
 //! That no decoder allocates on a claim is not tested, since a counting allocator takes unsafe code.
 //! It follows from the types: a block keeps the frame it is read from and is iterated in place, a
-//! head copies its two texts after their bytes were taken from the frame, all else is of fixed size.
+//! head copies its two texts after their bytes were taken from the frame, an index its entries after
+//! their bytes were found to be there, all else is of fixed size.
 //!
 //! `SEED` and `FUZZ_ROUNDS` are read from the environment.
 
@@ -16,8 +17,8 @@
 use bytes::Bytes;
 use feed::block::HEAD_BYTES;
 use feed::{
-    Block, BlockBuilder, BlockHead, Busy, End, Fetch, Fork, Gap, GapReason, Head, Message, Position, SegmentHeader,
-    StreamId,
+    Block, BlockBuilder, BlockHead, Busy, End, Fetch, Fork, Gap, GapReason, Head, Index, IndexEntry, Message, Position,
+    SegmentHeader, StreamId, recovery,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -84,7 +85,13 @@ fn examples() -> Vec<Vec<u8>> {
         Busy { stream: STREAM }.encode(),
         End { stream: STREAM, at: AT }.encode(),
         SegmentHeader { stream: STREAM, start: AT, last_time_ns: -2 }.encode().to_vec(),
+        index(),
     ]
+}
+
+fn index() -> Vec<u8> {
+    let entry = |next, offset| IndexEntry { start: Position { next, previous: 7 }, offset };
+    Index { stream: STREAM, segment_bytes: 80_000, entries: vec![entry(41, 48), entry(50, 70_000)] }.encode()
 }
 
 fn mutate(random: &mut Random, examples: &[Vec<u8>]) -> Vec<u8> {
@@ -136,7 +143,7 @@ fn encode_again(block: &Block) -> Vec<u8> {
 }
 
 /// Whether each decoder took the bytes. Panics if what was taken is not what the bytes say.
-fn decode(bytes: &[u8]) -> [bool; 3] {
+fn decode(bytes: &[u8]) -> [bool; 4] {
     let message = Message::decode(Bytes::copy_from_slice(bytes));
     if let Ok(message) = &message {
         let again = match message {
@@ -162,7 +169,15 @@ fn decode(bytes: &[u8]) -> [bool; 3] {
     if let Ok(segment) = &segment {
         assert_eq!(segment.encode(), bytes[..48], "a segment's header that was accepted encodes to other bytes");
     }
-    [message.is_ok(), head.is_ok(), segment.is_ok()]
+    let index = Index::decode(bytes);
+    if let Ok(index) = &index {
+        assert_eq!(index.encode(), bytes, "an index that was accepted encodes to other bytes");
+    }
+    if let Some((offset, head)) = recovery::find_next(bytes, STREAM, AT) {
+        assert_eq!(Block::check_front(&bytes[offset..]), Ok(head), "what follows damage is whole");
+        assert!(offset > 0 && head.stream == STREAM && head.first > AT.next);
+    }
+    [message.is_ok(), head.is_ok(), segment.is_ok(), index.is_ok()]
 }
 
 #[test]
@@ -176,7 +191,7 @@ fn no_bytes_make_a_decoder_panic_and_what_is_accepted_encodes_to_the_same() {
     let (seed, rounds) = (setting("SEED", 1), setting("FUZZ_ROUNDS", 200_000));
     let examples = examples();
     let mut random = Random(seed);
-    let mut taken = [0_u64; 3];
+    let mut taken = [0_u64; 4];
     for round in 0..rounds {
         let bytes = mutate(&mut random, &examples);
         match catch_unwind(AssertUnwindSafe(|| decode(&bytes))) {
@@ -187,7 +202,7 @@ fn no_bytes_make_a_decoder_panic_and_what_is_accepted_encodes_to_the_same() {
             }
         }
     }
-    println!("{rounds} rounds, accepted: {taken:?} messages, block heads, segment headers");
+    println!("{rounds} rounds, accepted: {taken:?} messages, block heads, segment headers, indexes");
     // Neither everything nor nothing, or the mutations say little.
     assert!(rounds < 10_000 || taken.iter().all(|count| (rounds / 100..rounds).contains(count)), "{taken:?}");
 }
