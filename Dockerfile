@@ -32,6 +32,7 @@ COPY docker-entrypoint.sh /usr/local/bin/
 COPY --from=build /build/target/release/downpipe /usr/local/bin/
 # Where the log or the journal lies: mount a folder or a volume here. 10001 is who serves if nobody else owns it.
 RUN install -d -o 10001 -g 10001 /data
+ENV PUBLISHER_JOURNAL=/data/journal SUBSCRIBER_LOG=/data/subscriber.log
 EXPOSE 5000 4444 4445 4446
 # Asks a publisher. For a subscriber: downpipe health http://127.0.0.1:5001
 HEALTHCHECK --interval=2s --timeout=5s --retries=3 CMD ["downpipe", "health"]
