@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `NUMBER.segment` | a segment; NUMBER is its first sequence in 20 digits, so that names sort |
 //! | `NUMBER.index` | the sparse index of a sealed segment, rebuilt if it is missing or bad |
-//! | `NUMBER.damaged` | a segment that nothing can be read from, set aside |
+//! | `NUMBER.damaged` | a segment that nothing, or not all, can be read from, set aside |
 //! | `name` | the publisher's name, a line of text |
 //! | `*.new` | a file that was not finished when the process ended; removed at the next start |
 //!
@@ -115,6 +115,16 @@ impl Folder {
         let (from, to) = (self.segment(first), self.numbered(first, DAMAGED));
         fs::rename(&from, &to).map_err(|source| FolderError::new("rename", &from, source))?;
         self.sync()?;
+        Ok(to)
+    }
+
+    /// Keeps what a segment is now under another name, whatever takes its place. What was kept so before goes.
+    pub(crate) fn keep_damaged(&self, first: u64) -> io::Result<PathBuf> {
+        let (from, to) = (self.segment(first), self.numbered(first, DAMAGED));
+        match fs::remove_file(&to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => fs::hard_link(from, &to)?,
+        }
         Ok(to)
     }
 

@@ -6,7 +6,8 @@
 //! is not yet on the disk.
 //!
 //! What follows the last whole block is cut: nobody was told that it is durable, as its commit had not
-//! ended. If a whole block of a later sequence follows it, it is damage instead, and a jump remains.
+//! ended. If a whole block of a later sequence follows it, it is damage instead, and a jump remains. If
+//! it is more than the one block that can be torn, and no way behind it is found, the file is kept aside.
 
 use crate::Name;
 use crate::journal::catalog::{Active, Catalog, Sealed};
@@ -15,6 +16,7 @@ use crate::journal::queue::Queue;
 use crate::journal::segment::{FIRST_BLOCK, SegmentReader, Step, Unreadable, first_block, read_header};
 use crate::journal::writer::Writer;
 use crate::journal::{Health, Options, Shared};
+use feed::block::BLOCK_BYTES_MAX;
 use feed::{DecodeError, IndexEntry, Position, SegmentHeader, StreamId};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -211,7 +213,13 @@ pub(super) fn rewrite(shared: &Shared, plan: &Plan) -> Result<(File, Active), Fo
     let mut copied = None;
     let steps = ["open.copied", "open.synced", "open.renamed"];
     let file = folder.replace(&path, steps, |file| {
-        copied = Some(copy(shared, plan, file)?);
+        let copy = copy(shared, plan, file)?;
+        if copy.cut_bytes > BLOCK_BYTES_MAX as u64 {
+            let kept = folder.keep_damaged(first)?;
+            let (cut_bytes, kept) = (copy.cut_bytes, kept.display());
+            tracing::error!(%kept, cut_bytes, "more than one block is cut: this is damage, and the old file is kept");
+        }
+        copied = Some(copy);
         Ok(())
     })?;
     // Of a time when the segment was sealed, before those behind it were taken away.

@@ -178,6 +178,25 @@ fn a_torn_end_is_cut_wherever_it_was_torn() {
 }
 
 #[test]
+fn what_is_too_much_to_be_torn_is_kept_aside() {
+    let world = World::new(1 << 22);
+    let journal = world.open();
+    world.fill(&journal, 0..3);
+    world.close(journal);
+    let path = &world.files("segment")[0];
+    let mut bytes = fs::read(path).unwrap();
+    for (added, kept) in [(1 << 20, 0), (1 << 20, 1)] {
+        bytes.extend(std::iter::repeat_n(7, added));
+        fs::write(path, &bytes).unwrap();
+        let journal = world.open();
+        assert_eq!(everything(&journal, 1 << 20), records(0..3));
+        assert_eq!(world.files("damaged").len(), kept);
+        world.close(journal);
+    }
+    assert_eq!(fs::read(&world.files("damaged")[0]).unwrap(), bytes);
+}
+
+#[test]
 fn zeros_behind_the_last_block_are_not_damage() {
     let world = World::new(1 << 20);
     let journal = world.open();
