@@ -19,6 +19,12 @@ pub(crate) struct Connections {
     pub(crate) ended: u64,
 }
 
+/// What has become of a peer.
+pub(crate) enum Change<'a> {
+    Came(&'a PeerIdentity),
+    Left(&'a PeerIdentity),
+}
+
 /// Who is connected.
 ///
 /// The crate announces a connection after it has begun to read from it, so the end of a short one
@@ -31,30 +37,27 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Counts a socket's events until it is gone. `gone` is called for each peer that has left.
+    /// Counts a socket's events until it is gone. `told` hears of each peer that came, and then that it left.
     ///
     /// Not on the socket's thread: it drops events where more than 1,024 wait, so they are to be read
     /// while it makes them.
     pub(crate) fn watch(
         mut events: impl Stream<Item = SocketEvent> + Unpin + Send + 'static,
         who: &'static str,
-        gone: impl Fn(&PeerIdentity) + Send + 'static,
+        told: impl Fn(Change<'_>) + Send + 'static,
     ) -> watch::Receiver<Connections> {
-        let (told, connections) = watch::channel(Connections::default());
+        let (sender, connections) = watch::channel(Connections::default());
         tokio::spawn(async move {
             let mut peers = Self::default();
             while let Some(event) = events.next().await {
-                if let SocketEvent::Disconnected(peer) = &event {
-                    gone(peer);
-                }
-                peers.note(event, who);
-                told.send_replace(Connections { open: peers.connected.len(), ended: peers.ended });
+                peers.note(event, who, &told);
+                sender.send_replace(Connections { open: peers.connected.len(), ended: peers.ended });
             }
         });
         connections
     }
 
-    fn note(&mut self, event: SocketEvent, who: &'static str) {
+    fn note(&mut self, event: SocketEvent, who: &'static str, told: impl Fn(Change<'_>)) {
         match event {
             SocketEvent::Accepted(address, peer) => {
                 debug!(%address, who, "connected");
@@ -63,10 +66,16 @@ impl Peers {
                         self.ended_early.remove(index);
                         self.ended += 1;
                     }
-                    None => drop(self.connected.insert(peer)),
+                    None => {
+                        told(Change::Came(&peer));
+                        self.connected.insert(peer);
+                    }
                 }
             }
-            SocketEvent::Disconnected(peer) if self.connected.remove(&peer) => self.ended += 1,
+            SocketEvent::Disconnected(peer) if self.connected.remove(&peer) => {
+                told(Change::Left(&peer));
+                self.ended += 1;
+            }
             SocketEvent::Disconnected(peer) => {
                 self.ended_early.truncate(EARLY_ENDS_MAX - 1);
                 self.ended_early.push_front(peer);
@@ -90,14 +99,14 @@ mod tests {
         let (one, two, three) = (PeerIdentity::new(), PeerIdentity::new(), PeerIdentity::new());
         let gone = SocketEvent::Disconnected;
         let mut peers = Peers::default();
-        peers.note(accepted(&one), "peer");
-        peers.note(gone(two.clone()), "peer");
-        peers.note(accepted(&two), "peer");
-        peers.note(accepted(&three), "peer");
+        peers.note(accepted(&one), "peer", |_| {});
+        peers.note(gone(two.clone()), "peer", |_| {});
+        peers.note(accepted(&two), "peer", |_| {});
+        peers.note(accepted(&three), "peer", |_| {});
         assert_eq!(peers.connected.len(), 2);
-        peers.note(gone(one.clone()), "peer");
-        peers.note(gone(one), "peer");
-        peers.note(gone(three), "peer");
+        peers.note(gone(one.clone()), "peer", |_| {});
+        peers.note(gone(one), "peer", |_| {});
+        peers.note(gone(three), "peer", |_| {});
         assert_eq!((peers.connected.len(), peers.ended), (0, 3));
     }
 
@@ -105,7 +114,7 @@ mod tests {
     fn ends_that_nothing_follows_are_forgotten() {
         let mut peers = Peers::default();
         for _ in 0..10 * EARLY_ENDS_MAX {
-            peers.note(SocketEvent::Disconnected(PeerIdentity::new()), "peer");
+            peers.note(SocketEvent::Disconnected(PeerIdentity::new()), "peer", |_| {});
         }
         assert_eq!(peers.ended_early.len(), EARLY_ENDS_MAX);
     }

@@ -7,7 +7,7 @@
 
 use crate::journal::{Journal, Part, ReadError, Reply};
 use crate::live::Identity;
-use crate::peers::{Connections, Peers};
+use crate::peers::{Change, Connections, Peers};
 use crate::pub_server::{FLUSH_WAIT_MAX, ServeError};
 use crate::socket_thread::SocketThread;
 use bytes::Bytes;
@@ -22,7 +22,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
-use zeromq::util::PeerIdentity;
 use zeromq::{RouterRecvHalf, RouterSendHalf, RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage, ZmqResult};
 
 /// The least that all replies together may hold, in bytes: a few replies.
@@ -69,8 +68,25 @@ struct Shared {
 
 #[derive(Default)]
 struct Progress {
-    ends: HashMap<Bytes, Position>,
+    /// Of each peer that is connected, and of no other.
+    ends: HashMap<Bytes, Option<Position>>,
     at: Option<Instant>,
+}
+
+impl Progress {
+    fn note_change(&mut self, change: &Change<'_>) {
+        match change {
+            Change::Came(peer) => drop(self.ends.insert(Bytes::copy_from_slice(peer), None)),
+            Change::Left(peer) => drop(self.ends.remove(&peer[..])),
+        }
+    }
+
+    /// A reply that was dropped with its connection ends, too, and nobody would forget it any more.
+    fn note_end(&mut self, peer: &Bytes, at: Position) {
+        if let Some(end) = self.ends.get_mut(peer) {
+            *end = Some(at);
+        }
+    }
 }
 
 /// Held by every message of a reply, until the last has left the socket's queue.
@@ -126,15 +142,11 @@ impl ReplayServer {
         thread.spawn(async move {
             serving.await;
         });
-        let forget = {
+        let told = {
             let shared = shared.clone();
-            move |peer: &PeerIdentity| {
-                shared.progress.send_modify(|progress| {
-                    progress.ends.remove(&peer[..]);
-                });
-            }
+            move |change: Change<'_>| shared.progress.send_modify(|progress| progress.note_change(&change))
         };
-        Ok(Self { thread, closing, connections: Peers::watch(events, "replay client", forget), shared })
+        Ok(Self { thread, closing, connections: Peers::watch(events, "replay client", told), shared })
     }
 
     pub(crate) fn connections(&self) -> Connections {
@@ -156,7 +168,7 @@ impl ReplayServer {
             loop {
                 let quiet_at = {
                     let progress = progress.borrow_and_update();
-                    let served = progress.ends.values().filter(|at| **at == end).count();
+                    let served = progress.ends.values().filter(|at| **at == Some(end)).count();
                     let is_idle = self.shared.peers().is_empty();
                     if is_idle && served >= self.connections().open {
                         return;
@@ -375,8 +387,30 @@ impl Shared {
         self.progress.send_modify(|progress| {
             progress.at = Some(Instant::now());
             if let Some((peer, at)) = end {
-                progress.ends.insert(peer.clone(), at);
+                progress.note_end(peer, at);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeromq::util::PeerIdentity;
+
+    #[test]
+    fn of_who_has_left_nothing_is_kept() {
+        let (peer, at) = (PeerIdentity::new(), Position { next: 1, previous: 2 });
+        let key = Bytes::copy_from_slice(&peer);
+        let mut progress = Progress::default();
+        progress.note_end(&key, at);
+        progress.note_change(&Change::Came(&peer));
+        assert_eq!(progress.ends[&key], None);
+        progress.note_end(&key, at);
+        assert_eq!(progress.ends[&key], Some(at));
+        progress.note_change(&Change::Left(&peer));
+        // Its reply is dropped with its connection, and that is the end of the reply, too.
+        progress.note_end(&key, at);
+        assert_eq!(progress.ends.len(), 0);
     }
 }
