@@ -132,7 +132,10 @@ class Follower:
         """From new sockets to their end. Returns if the feed is too far ahead to be left waiting."""
         with contextlib.closing(Peer(zmq.SUB, self.endpoint)) as feed:
             stream, _, _, address = feed.head()
-        with contextlib.closing(Peer(zmq.DEALER, "tcp://" + address)) as replay:
+        host, port = address.rsplit(":", 1)
+        if host in ("0.0.0.0", "[::]", "*"):  # no host in particular: the one at which the feed was reached
+            host = self.endpoint.removeprefix("tcp://").rsplit(":", 1)[0]
+        with contextlib.closing(Peer(zmq.DEALER, f"tcp://{host}:{port}")) as replay:
             who, oldest, end, _ = replay.fetch(bytes(16), (0, 0), 0)  # only asks who is there
             if who != stream:
                 raise Unusable("feed and replay are of different streams")

@@ -180,6 +180,17 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Its resident memory now, in bytes, and the most that it has been.
+    #[track_caller]
+    pub fn memory(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let field = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field of the status");
+            line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+        };
+        (field("VmRSS:"), field("VmHWM:"))
+    }
+
     /// What it has said on stderr so far.
     pub fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
@@ -217,8 +228,14 @@ impl Daemon {
 
     /// SIGTERM; it has to end in time, with 0.
     #[track_caller]
-    pub fn stop(mut self) {
+    pub fn stop(self) {
         self.signal("TERM");
+        self.until_stopped();
+    }
+
+    /// It was told to stop, and has to end in time, with 0.
+    #[track_caller]
+    pub fn until_stopped(mut self) {
         let status = self.ended_within(STOP_WAIT);
         assert!(status.success(), "{status}: {}", self.stderr());
     }
@@ -271,6 +288,10 @@ impl Helper {
         let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let lines = lines_of(child.stdout.take().unwrap());
         Self { child, lines }
+    }
+
+    pub fn signal(&self, signal: &str) {
+        signal_process(self.child.id(), signal);
     }
 
     /// Its next line.

@@ -11,5 +11,6 @@ mod log;
 mod plain_feed;
 mod plain_source;
 mod protocol;
+mod publishing;
 mod pyzmq;
 mod up;

@@ -3,106 +3,10 @@
 
 use crate::collector::*;
 use crate::harness::*;
-use crate::pyzmq::python;
+use crate::publishing::*;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
-
-const BEGINNING: Position = Position { next: 0, previous: 0 };
-
-/// A publisher with its journal in `folder`, on free ports of a loopback address that no other test uses.
-fn first_publisher(folder: &Path, host: &str) -> Daemon {
-    let endpoint = format!("tcp://{host}:0");
-    next_publisher(folder, &Endpoints { feed: endpoint.clone(), replay: endpoint })
-}
-
-/// Where a publisher listens, which its next life is to do as well.
-struct Endpoints {
-    feed: String,
-    replay: String,
-}
-
-fn endpoints(publisher: &Daemon) -> Endpoints {
-    let told = |field| publisher.told("publisher", field).to_owned();
-    Endpoints { feed: told("feed"), replay: told("replay") }
-}
-
-/// The next life of a publisher, at the same endpoints.
-fn next_publisher(folder: &Path, last: &Endpoints) -> Daemon {
-    let journal = folder.join("journal");
-    publisher(&[
-        &format!("--journal={}", journal.display()),
-        &format!("--feed={}", last.feed),
-        &format!("--replay={}", last.replay),
-    ])
-}
-
-/// Publishes the lower case of `text`, and returns it once it is durable.
-fn publish(client: &mut Client, text: &str) -> std::io::Result<String> {
-    let answer = client.get(&format!("/downcase?param={text}"))?;
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    Ok(answer.body)
-}
-
-/// Publishes `count` records and returns their bodies.
-fn publish_many(publisher: &Daemon, count: u64) -> Vec<String> {
-    let mut client = Client::connect(publisher.told("publisher", "http")).unwrap();
-    (0..count).map(|number| publish(&mut client, &format!("A{number}")).unwrap()).collect()
-}
-
-fn bodies(collected: &Collected) -> Vec<String> {
-    collected.records().map(|record| String::from_utf8(record.body.to_vec()).unwrap()).collect()
-}
-
-/// A client that asks on and on, whoever answers.
-#[derive(Default)]
-struct Asker {
-    /// Where the publisher of the moment is.
-    http: Mutex<String>,
-    /// What was answered 200, in order.
-    answered: Mutex<Vec<String>>,
-    is_done: AtomicBool,
-}
-
-impl Asker {
-    fn run(&self) {
-        let mut number = 0;
-        while !self.is_done.load(Ordering::Relaxed) {
-            let http = self.http.lock().unwrap().clone();
-            let Ok(mut client) = Client::connect(&http) else {
-                thread::sleep(Duration::from_millis(3));
-                continue;
-            };
-            // A text whose answer did not come may have been published: it is not asked again.
-            while !self.is_done.load(Ordering::Relaxed) {
-                number += 1;
-                let Ok(body) = publish(&mut client, &format!("N{number}")) else { break };
-                self.answered.lock().unwrap().push(body);
-            }
-        }
-    }
-
-    fn goes_to(&self, publisher: &Daemon) {
-        *self.http.lock().unwrap() = publisher.told("publisher", "http").to_owned();
-    }
-
-    fn answers(&self) -> usize {
-        self.answered.lock().unwrap().len()
-    }
-}
-
-/// Whatever happens to the test, the client ends.
-struct EndOnDrop<'a>(&'a Asker);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.is_done.store(true, Ordering::Relaxed);
-    }
-}
 
 #[test]
 fn the_example_in_python_prints_every_record_through_kills() {
@@ -120,7 +24,7 @@ fn the_example_in_python_prints_every_record_through_kills() {
 
     let publisher = thread::scope(|scope| {
         scope.spawn(|| asker.run());
-        let _end = EndOnDrop(&asker);
+        let _end = EndOnDrop(&asker.is_done);
         let mut publisher = publisher;
         for kill in 1..=KILLS {
             let enough = asker.answers() + (ANSWERS_PER_LIFE + random.below(ANSWERS_PER_LIFE)) as usize;
@@ -137,8 +41,7 @@ fn the_example_in_python_prints_every_record_through_kills() {
         publisher
     });
 
-    let reply = Replay::connect(&at.replay).fetch(Stream::default(), BEGINNING, 0);
-    let [Message::Head(head)] = &reply[..] else { panic!("not a head alone: {reply:?}") };
+    let head = who_is_there(&Replay::connect(&at.replay));
     collector.until_next(head.next.next);
     until_printed(&example, &mut printed, head.next.next);
     let collected = collector.stop();
@@ -162,37 +65,6 @@ fn take_what_comes_twice(example: &Helper, printed: &mut Vec<String>) {
         };
         assert_eq!(&line, known);
     }
-}
-
-fn start_example(feed: &str, state: &Path) -> Helper {
-    let mut command = Command::new(python());
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/subscriber.py")).arg(feed).arg("--state").arg(state);
-    Helper::start(command)
-}
-
-/// Takes lines until that of record `next` - 1.
-#[track_caller]
-fn until_printed(example: &Helper, printed: &mut Vec<String>, next: u64) {
-    while (printed.len() as u64) < next {
-        printed.push(example.line());
-    }
-}
-
-/// What the example prints for a record without anything that it would escape.
-fn printed_line(record: &Record<'_>) -> String {
-    format!("{} {} {}", record.sequence, record.topic, str::from_utf8(record.body).unwrap())
-}
-
-/// That all of `some` is in `all`, in this order, and nothing twice.
-#[track_caller]
-fn assert_is_subsequence(some: &[String], all: &[String]) {
-    let mut rest = all.iter();
-    for text in some {
-        assert!(rest.any(|other| other == text), "{text:?} is missing, or not in its place");
-    }
-    let mut sorted: Vec<_> = all.iter().collect();
-    sorted.sort();
-    assert!(sorted.windows(2).all(|pair| pair[0] != pair[1]), "a record was published twice");
 }
 
 #[test]
@@ -228,6 +100,40 @@ fn a_publisher_that_moved_is_followed_from_where_it_was() {
     collector.until_next(100);
     assert_eq!(bodies(&collector.stop()), published);
     publisher.stop();
+}
+
+#[test]
+fn a_replay_at_no_host_in_particular_is_at_the_host_of_the_feed() {
+    let folder = folder();
+    let publisher = publisher_in(folder.path(), &["--feed=tcp://0.0.0.0:0", "--replay=tcp://0.0.0.0:0"]);
+    let (_, feed_port) = publisher.told("publisher", "feed").rsplit_once(':').unwrap();
+    let feed = format!("tcp://127.0.1.38:{feed_port}");
+    let mut published = publish_many(&publisher, 20);
+    let collector = Collector::follow(&feed);
+    collector.until_next(20);
+    assert_eq!(bodies(&collector.stop()), published);
+    let (_, replay_port) = publisher.told("publisher", "replay").rsplit_once(':').unwrap();
+    let head = who_is_there(&Replay::connect(&format!("127.0.1.38:{replay_port}")));
+    assert_eq!(head.replay, format!("0.0.0.0:{replay_port}"));
+    publisher.kill();
+
+    // Where a connection to that address would lead, nobody listens: only the feed's host has it.
+    let last = endpoints(&first_publisher(folder.path(), "127.0.1.39"));
+    let (_, replay_port) = last.replay.rsplit_once(':').unwrap();
+    for (number, host) in ["0.0.0.0", "[::]", "*"].into_iter().enumerate() {
+        let (feed, replay) = (format!("--feed={}", last.feed), format!("--replay={}", last.replay));
+        let advertise = format!("--advertise-replay={host}:{replay_port}");
+        let publisher = publisher_in(folder.path(), &[&feed, &replay, &advertise]);
+        let collector = Collector::follow(&last.feed);
+        let example = start_example(&last.feed, &folder.path().join(format!("state{number}")));
+        published.extend(publish_many(&publisher, 20));
+        collector.until_next(published.len() as u64);
+        let (mut printed, collected) = (Vec::new(), collector.stop());
+        until_printed(&example, &mut printed, published.len() as u64);
+        assert_eq!(bodies(&collected), published);
+        assert!(collected.records().map(|record| printed_line(&record)).eq(printed));
+        publisher.kill();
+    }
 }
 
 #[test]
@@ -274,12 +180,22 @@ fn a_journal_restored_from_a_backup_is_a_fork() {
     fs::remove_dir_all(&journal).unwrap();
     fs::rename(&backup, &journal).unwrap();
     let publisher = next_publisher(folder.path(), &at);
-    publish_many(&publisher, 30);
+    let mut client = Client::connect(publisher.told("publisher", "http")).unwrap();
+    (0..30).for_each(|number| drop(publish(&mut client, &format!("OTHER{number}")).unwrap()));
     collector.until_statements(1);
     let collected = collector.stop();
     let (stream, position) = (collected.stream.unwrap(), collected.position);
     assert_eq!(collected.statements, [Statement::Fork { stream, at: position }]);
     assert_eq!(position.next, 20);
+    // What was before the copy is as it was.
+    let newcomer = Collector::follow(&at.feed);
+    newcomer.until_next(40);
+    let newcome = newcomer.stop();
+    assert_eq!((newcome.stream, newcome.base), (Some(stream), BEGINNING));
+    assert!(newcome.records().take(10).eq(collected.records().take(10)));
+    let restored: Vec<_> = newcome.records().skip(10).map(|record| record.body).collect();
+    let before: Vec<_> = collected.records().skip(10).map(|record| record.body).collect();
+    assert!(restored[..10] != before[..]);
     publisher.stop();
 }
 
@@ -355,14 +271,4 @@ fn journal_files_hold_the_blocks_that_were_sent() {
         kept.extend(read.blocks);
     }
     assert_eq!(kept, collected.blocks);
-}
-
-/// The segments of a journal, oldest first.
-fn segments(journal: &Path) -> Vec<(SegmentHeader, Vec<u8>)> {
-    let paths = fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path());
-    let files = paths.filter(|path| path.extension().is_some_and(|name| name == "segment"));
-    let files = files.map(|path| fs::read(path).unwrap());
-    let mut segments: Vec<_> = files.map(|file| (SegmentHeader::decode(&file).unwrap(), file)).collect();
-    segments.sort_by_key(|(header, _)| header.start.next);
-    segments
 }

@@ -1,7 +1,7 @@
 //! The thread of a collector: the conversation, and everything that it must not contain.
 
 use super::codec::{Block, Gap, Head, Message, Position, Reason, Stream, fetch};
-use super::peer::{Nothing, Peer, decode};
+use super::peer::{Nothing, Peer, decode, reached_at};
 use super::{CREDIT_BYTES, Collected, PAUSE, REPLIES_BEHIND_MAX, SILENCE, Shared, Statement};
 use std::cmp::Ordering;
 use std::thread;
@@ -68,7 +68,7 @@ impl Connection<'_> {
     /// Returns if the feed is too far ahead to be left waiting.
     fn follow(&self) -> Outcome<()> {
         let first = self.first_head()?;
-        let mut replay = Asked::new(self, &first.replay)?;
+        let mut replay = Asked::new(self, &reached_at(&first.replay, self.endpoint))?;
         self.meet(&first, &replay.who()?)?;
         replay.catch_up(u32::MAX)?;
         let feed = self.connect(zmq::SUB, self.endpoint)?;
@@ -204,8 +204,8 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(connection: &'a Connection<'a>, address: &str) -> Outcome<Self> {
-        let peer = connection.connect(zmq::DEALER, &format!("tcp://{address}"))?;
+    fn new(connection: &'a Connection<'a>, endpoint: &str) -> Outcome<Self> {
+        let peer = connection.connect(zmq::DEALER, endpoint)?;
         Ok(Self { connection, peer, head: None })
     }
 

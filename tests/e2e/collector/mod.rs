@@ -18,7 +18,7 @@ mod golden;
 mod peer;
 mod segment;
 
-pub use codec::{Block, Message, Position, Reason, Record, Stream, fetch, seal};
+pub use codec::{Block, Gap, Head, Message, Position, Reason, Record, Stream, fetch, seal};
 pub use peer::Replay;
 pub use segment::{SegmentHeader, blocks};
 

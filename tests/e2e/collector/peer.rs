@@ -111,6 +111,17 @@ pub(super) fn decode(frames: &[Vec<u8>]) -> Result<Message, String> {
     }
 }
 
+/// The endpoint of a head's replay address. A host that names no interface is the one at which the feed
+/// was reached.
+pub(super) fn reached_at(replay: &str, feed: &str) -> String {
+    let (host, port) = replay.rsplit_once(':').expect("an address has a port");
+    let (feed_host, _) = feed.rsplit_once(':').expect("an endpoint has a port");
+    match host {
+        "0.0.0.0" | "[::]" | "*" => format!("{feed_host}:{port}"),
+        _ => format!("tcp://{host}:{port}"),
+    }
+}
+
 /// A DEALER at a replay address, for tests of the replay itself. Whatever is not as it must be panics.
 pub struct Replay(Peer);
 
@@ -137,10 +148,37 @@ impl Replay {
 
     /// The next reply to a fetch for `stream` that was sent.
     #[track_caller]
-    pub fn reply(&self, stream: Stream) -> Vec<Message> {
+    fn reply(&self, stream: Stream) -> Vec<Message> {
+        self.reply_within(stream, PATIENCE).expect("a reply")
+    }
+
+    /// As [`Replay::fetch`], or `None` if the connection is gone. Fails if nothing at all comes for `silence`.
+    #[track_caller]
+    pub fn fetch_within(
+        &self,
+        silence: Duration,
+        stream: Stream,
+        from: Position,
+        credit_bytes: u32,
+    ) -> Option<Vec<Message>> {
+        match self.0.socket().send(fetch(stream, from, credit_bytes), zmq::DONTWAIT) {
+            Err(zmq::Error::EAGAIN) => None,
+            sent => {
+                sent.unwrap();
+                self.reply_within(stream, silence)
+            }
+        }
+    }
+
+    #[track_caller]
+    fn reply_within(&self, stream: Stream, silence: Duration) -> Option<Vec<Message>> {
         let mut reply = Vec::new();
         loop {
-            let frames = self.0.receive(PATIENCE, || true).unwrap_or_else(|why| panic!("{why:?} after {reply:?}"));
+            let frames = match self.0.receive(silence, || true) {
+                Ok(frames) => frames,
+                Err(Nothing::Disconnected) => return None,
+                Err(why) => panic!("{why:?} for {silence:?} after {reply:?}"),
+            };
             let message = decode(&frames).unwrap();
             let is_last = match &message {
                 Message::Head(head) => head.stream != stream,
@@ -149,8 +187,15 @@ impl Replay {
             };
             reply.push(message);
             if is_last {
-                return reply;
+                return Some(reply);
             }
         }
+    }
+
+    /// The next message, whatever it belongs to.
+    #[track_caller]
+    pub fn message(&self) -> Message {
+        let frames = self.0.receive(PATIENCE, || true).unwrap_or_else(|why| panic!("{why:?}"));
+        decode(&frames).unwrap()
     }
 }
