@@ -5,6 +5,7 @@
 mod cli;
 mod collector;
 mod compose;
+mod durable;
 mod harness;
 mod http;
 mod log;

@@ -41,6 +41,11 @@ impl FolderError {
         Self { action, path: path.to_owned(), source }
     }
 
+    /// The same, but not one that may pass.
+    fn for_good(self) -> Self {
+        Self { source: io::Error::other(self.source), ..self }
+    }
+
     /// Whether it is only that there is no room, which may pass.
     pub(crate) fn is_full(&self) -> bool {
         is_full(&self.source)
@@ -132,6 +137,9 @@ impl Folder {
     /// the old one or the whole new one. Returns the new one.
     ///
     /// The points of `steps` are passed once the file is written, synced, and renamed.
+    ///
+    /// # Errors
+    /// If it is only that there is no room, nothing has changed.
     pub(crate) fn replace(
         &self,
         path: &Path,
@@ -145,9 +153,9 @@ impl Folder {
         });
         match made {
             Ok(file) => {
-                self.at(steps[2], path)?;
-                self.sync()?;
-                Ok(file)
+                // It is there, durable or not: this cannot be tried again as if it had not been done.
+                let synced = self.at(steps[2], path).and_then(|()| self.sync());
+                synced.map(|()| file).map_err(FolderError::for_good)
             }
             Err(error) => {
                 let _ = fs::remove_file(&new);

@@ -20,7 +20,7 @@ mod segment;
 
 pub use codec::{Block, Gap, Head, Message, Position, Reason, Record, Stream, fetch, seal};
 pub use peer::Replay;
-pub use segment::{SegmentHeader, blocks};
+pub use segment::{SegmentHeader, blocks, segments};
 
 use crate::harness::PATIENCE;
 use std::mem;

@@ -1,6 +1,8 @@
 //! Reads journal files: the oracle for what a publisher has kept.
 
 use super::codec::{Block, Message, Position, Stream, at, envelope, position, u32_at};
+use std::fs;
+use std::path::Path;
 
 /// What a journal file begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,4 +61,14 @@ fn block(rest: &[u8]) -> Result<Block, String> {
         Message::Block(block) => Ok(block),
         other => Err(format!("{other:?} instead of a block")),
     }
+}
+
+/// The segments of a journal, oldest first.
+pub fn segments(journal: &Path) -> Vec<(SegmentHeader, Vec<u8>)> {
+    let paths = fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path());
+    let files = paths.filter(|path| path.extension().is_some_and(|name| name == "segment"));
+    let files = files.map(|path| fs::read(path).unwrap());
+    let mut segments: Vec<_> = files.map(|file| (SegmentHeader::decode(&file).unwrap(), file)).collect();
+    segments.sort_by_key(|(header, _)| header.start.next);
+    segments
 }
