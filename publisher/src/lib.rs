@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::plain::PlainFeed;
 use crate::pub_server::FLUSH_WAIT_MAX;
 use crate::replay::ReplayServer;
+use crate::socket_thread::CLOSE_SLACK;
 use feed::{Block, Position};
 use net::{Endpoint, HostPort, ListenError};
 use std::io;
@@ -48,7 +49,8 @@ use tracing::{info, warn};
 /// The least that both feeds may hold, in bytes: the longest block each, and heads.
 pub const LIVE_BUDGET_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// The longest that [`Publisher::run`] goes on after its shutdown has begun, beside the disk.
-pub const STOP_WAIT_MAX: Duration = net::http::DRAIN_WAIT_MAX.saturating_add(LINGER_MAX).saturating_add(FLUSH_WAIT_MAX);
+pub const STOP_WAIT_MAX: Duration =
+    net::http::DRAIN_WAIT_MAX.saturating_add(LINGER_MAX).saturating_add(FLUSH_WAIT_MAX).saturating_add(CLOSE_SLACK);
 
 /// The wait at shutdown for subscribers to take what was published, and to ask for what they miss.
 const LINGER_MAX: Duration = Duration::from_secs(4);

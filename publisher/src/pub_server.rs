@@ -44,7 +44,7 @@ impl PubServer {
     /// # Errors
     /// See [`ServeError`].
     pub(crate) async fn bind(
-        name: &str,
+        name: &'static str,
         listener: TcpListener,
         budget_bytes: u64,
     ) -> Result<(Self, PubSocket), ServeError> {

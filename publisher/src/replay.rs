@@ -5,7 +5,7 @@
 //! No reply is begun while the peer's last still sits in the socket's queue, and all replies together
 //! stay under a budget; who waits for that hears so each second.
 
-use crate::journal::{Journal, Part, ReadError, Reply};
+use crate::journal::{Journal, MESSAGE_OVERHEAD_BYTES, Part, ReadError, Reply};
 use crate::live::Identity;
 use crate::peers::{Change, Connections, Peers};
 use crate::pub_server::{FLUSH_WAIT_MAX, ServeError};
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use feed::{Busy, End, Fetch, Fork, Message, Position};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::error::Error;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,10 +26,12 @@ use tracing::{debug, error, warn};
 use zeromq::{RouterRecvHalf, RouterSendHalf, RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage, ZmqResult};
 
 /// The least that all replies together may hold, in bytes: a few replies.
-pub const REPLAY_BUDGET_BYTES_MIN: u64 = 4 * REPLY_BYTES_MAX;
+pub const REPLAY_BUDGET_BYTES_MIN: u64 = 4 * 1024 * REPLY_KIB_MAX as u64;
 
-/// The most that a reply may hold in memory, in bytes: what the journal gives at once, and a block more.
-const REPLY_BYTES_MAX: u64 = 2 * 1024 * 1024 + 64 * 1024;
+/// The most that a reply may hold in memory, in KiB: what the journal gives at once, and a block more.
+const REPLY_KIB_MAX: u32 = 2 * 1024 + 64;
+/// What a message that is no block holds.
+const MESSAGE_KIB_MAX: u32 = 1;
 /// The most credit that counts, in bytes.
 const CREDIT_BYTES_MAX: u32 = 1024 * 1024;
 /// The version of the blocks in the journal.
@@ -126,11 +129,11 @@ impl ReplayServer {
             ZmqResult::Ok((socket.split(), events))
         };
         let ((sender, receiver), events) = thread.run(bind).await??;
-        let replies = usize::try_from(budget_bytes / REPLY_BYTES_MAX).unwrap_or(usize::MAX).clamp(1, PEERS_MAX);
+        let budget_kib = usize::try_from(budget_bytes / 1024).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
             journal,
             identity,
-            budget: Arc::new(Semaphore::new(replies)),
+            budget: Arc::new(Semaphore::new(budget_kib)),
             readers: Semaphore::new(READERS_MAX),
             peers: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
@@ -218,8 +221,9 @@ async fn receive(mut receiver: RouterRecvHalf, sender: RouterSendHalf, shared: A
             // Its task takes it up when it has done with the one before.
             Entry::Occupied(mut entry) => drop(entry.insert(Some(fetch))),
             Entry::Vacant(_) if is_full => {
-                shared.refused.fetch_add(1, Ordering::Relaxed);
-                warn!(peers = PEERS_MAX, "too many replay clients at once, one is not served");
+                if shared.refused.fetch_add(1, Ordering::Relaxed).is_power_of_two() {
+                    warn!(peers = PEERS_MAX, "too many replay clients at once, some are not served");
+                }
             }
             Entry::Vacant(entry) => {
                 entry.insert(None);
@@ -291,29 +295,23 @@ struct Client {
 }
 
 impl Client {
-    /// Answers a fetch, and waits until the answer has left the socket's queue.
+    /// Answers a fetch, and waits until the answer has left the socket's queue: whoever asks and does
+    /// not read fills it with one answer, and no more.
     async fn serve(&mut self, fetch: Fetch) -> ZmqResult<()> {
-        let shared = self.shared.clone();
-        if fetch.stream != shared.identity.stream || fetch.version < VERSION {
-            let standing = shared.journal.standing();
-            let head = shared.identity.head(standing.oldest, standing.next);
-            return self.send(head.expect("the texts were tried when the replay began").into()).await;
-        }
-        let permit = self.while_busy(shared.budget.clone().acquire_owned()).await?;
-        let permit = permit.expect("the budget is never closed");
-        let read = read(shared.clone(), fetch);
-        let Some(reply) = self.while_busy(read).await? else { return Ok(()) };
-        let end = reply.end;
+        let answer = answer(self.shared.clone(), fetch);
+        let Some(Answer { frames, end, permit }) = self.while_busy(answer).await? else { return Ok(()) };
         let (left, has_left) = oneshot::channel();
         let in_queue = Arc::new(InQueue { _permit: permit, _left: left });
-        for bytes in messages(&shared.identity, fetch, reply) {
+        for bytes in frames {
             let frame = Frame { bytes, _in_queue: in_queue.clone() };
             self.send(Bytes::from_owner(frame)).await?;
         }
         drop(in_queue);
         // Told by being dropped with the last message.
         let _ = has_left.await;
-        shared.note(Some((&self.peer, end)));
+        if let Some(end) = end {
+            self.shared.note(Some((&self.peer, end)));
+        }
         Ok(())
     }
 
@@ -339,29 +337,56 @@ impl Client {
     }
 }
 
-/// Reads what a fetch asks for, off the socket's thread. `None` if the disk does not give it: the
+/// What is to be sent for a fetch.
+struct Answer {
+    frames: Vec<Bytes>,
+    /// The place behind it, if it is about our stream.
+    end: Option<Position>,
+    /// Its share of the budget.
+    permit: OwnedSemaphorePermit,
+}
+
+/// Makes the answer to a fetch, once there is room for it. `None` if the disk does not give it: the
 /// asker tries again.
-async fn read(shared: Arc<Shared>, fetch: Fetch) -> Option<Reply> {
+async fn answer(shared: Arc<Shared>, fetch: Fetch) -> Option<Answer> {
+    if fetch.stream != shared.identity.stream || fetch.version < VERSION {
+        let permit = shared.reserve(MESSAGE_KIB_MAX).await;
+        let standing = shared.journal.standing();
+        let head = shared.identity.head(standing.oldest, standing.next);
+        let head = head.expect("the texts were tried when the replay began");
+        return Some(Answer { frames: vec![head.into()], end: None, permit });
+    }
     loop {
-        let _reader = shared.readers.acquire().await.expect("the readers are never closed");
-        let journal = shared.journal.clone();
-        let credit_bytes = fetch.credit_bytes.min(CREDIT_BYTES_MAX) as usize;
-        let read = tokio::task::spawn_blocking(move || journal.read(fetch.from, credit_bytes));
-        match read.await {
-            Ok(Ok(reply)) => return Some(reply),
-            Ok(Err(ReadError::NotOpen)) => {}
-            Ok(Err(ReadError::Folder(cause))) => {
-                error!(error = &cause as &dyn std::error::Error, sequence = fetch.from.next, "cannot replay");
-                return None;
+        let mut permit = shared.reserve(REPLY_KIB_MAX).await;
+        match read(&shared, fetch).await {
+            Ok(reply) => {
+                let end = Some(reply.end);
+                let frames: Vec<Bytes> = messages(&shared.identity, fetch, reply).collect();
+                let cost: usize = frames.iter().map(|frame| frame.len() + MESSAGE_OVERHEAD_BYTES).sum();
+                let unused = (REPLY_KIB_MAX as usize).saturating_sub(cost.div_ceil(1024));
+                drop(permit.split(unused));
+                return Some(Answer { frames, end, permit });
             }
-            Err(panicked) => {
-                error!(%panicked, sequence = fetch.from.next, "cannot replay");
+            // It waits without a share of the budget, which others can use meanwhile.
+            Err(Some(ReadError::NotOpen)) => drop(permit),
+            Err(cause) => {
+                let cause = cause.as_ref().map(|cause| cause as &dyn Error);
+                error!(error = cause, sequence = fetch.from.next, "cannot replay");
                 return None;
             }
         }
-        drop(_reader);
         tokio::time::sleep(RETRY_PAUSE).await;
     }
+}
+
+/// Reads what a fetch asks for, off the socket's thread. An error without a cause is a panic, which has
+/// been told of.
+async fn read(shared: &Shared, fetch: Fetch) -> Result<Reply, Option<ReadError>> {
+    let _reader = shared.readers.acquire().await.expect("the readers are never closed");
+    let journal = shared.journal.clone();
+    let credit_bytes = fetch.credit_bytes.min(CREDIT_BYTES_MAX) as usize;
+    let read = tokio::task::spawn_blocking(move || journal.read(fetch.from, credit_bytes));
+    read.await.map_err(|_| None)?.map_err(Some)
 }
 
 /// The frames of an answer.
@@ -380,6 +405,11 @@ fn messages(identity: &Identity, fetch: Fetch, reply: Reply) -> impl Iterator<It
 impl Shared {
     fn peers(&self) -> MutexGuard<'_, HashMap<Bytes, Option<Fetch>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A share of the budget.
+    async fn reserve(&self, kib: u32) -> OwnedSemaphorePermit {
+        self.budget.clone().acquire_many_owned(kib).await.expect("the budget is never closed")
     }
 
     /// Notes that a request came, or where the reply to a peer ended.

@@ -34,21 +34,27 @@ pub struct FolderError {
     path: PathBuf,
     /// Why.
     pub(crate) source: io::Error,
+    is_undone: bool,
 }
 
 impl FolderError {
     pub(crate) fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self { action, path: path.to_owned(), source }
+        Self { action, path: path.to_owned(), source, is_undone: false }
     }
 
-    /// The same, but not one that may pass.
-    fn for_good(self) -> Self {
-        Self { source: io::Error::other(self.source), ..self }
+    /// The same, of something that has changed nothing.
+    fn undone(self) -> Self {
+        Self { is_undone: true, ..self }
     }
 
-    /// Whether it is only that there is no room, which may pass.
+    /// Whether it is as if it had not been tried, so that it can be tried again.
+    pub(crate) fn is_undone(&self) -> bool {
+        self.is_undone
+    }
+
+    /// Whether that was only for want of room.
     pub(crate) fn is_full(&self) -> bool {
-        is_full(&self.source)
+        self.is_undone && is_full(&self.source)
     }
 }
 
@@ -99,19 +105,25 @@ impl Folder {
         self.path.join(format!("{first:0width$}.{kind}", width = NUMBER_DIGITS))
     }
 
-    /// The first sequences of the segments that are there, in order. Removes what was not finished.
+    /// The first sequences of the segments that are there, in order. Removes what was not finished, and
+    /// indexes without a segment.
     pub(crate) fn list(&self) -> Result<Vec<u64>, FolderError> {
         let fail = |source| FolderError::new("read", &self.path, source);
-        let mut found = Vec::new();
+        let (mut found, mut indexes) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.path).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some(SEGMENT) => found.extend(number(&path)),
+                Some(INDEX) => indexes.extend(number(&path)),
                 Some(UNFINISHED) => remove(&path)?,
                 _ => {}
             }
         }
         found.sort_unstable();
+        // Retention was ended between the two.
+        for first in indexes.into_iter().filter(|first| found.binary_search(first).is_err()) {
+            self.remove_index(first)?;
+        }
         Ok(found)
     }
 
@@ -139,7 +151,8 @@ impl Folder {
     /// The points of `steps` are passed once the file is written, synced, and renamed.
     ///
     /// # Errors
-    /// If it is only that there is no room, nothing has changed.
+    /// Before the new file is synced, and between that and the renaming, nothing has changed
+    /// ([`FolderError::is_undone`]). A failed sync, and whatever fails behind the renaming, is for good.
     pub(crate) fn replace(
         &self,
         path: &Path,
@@ -148,14 +161,14 @@ impl Folder {
     ) -> Result<File, FolderError> {
         let new = unfinished(path);
         let made = self.write_new(&new, steps, write).and_then(|file| {
-            fs::rename(&new, path).map_err(|source| FolderError::new("rename", &new, source))?;
+            fs::rename(&new, path).map_err(|source| FolderError::new("rename", &new, source).undone())?;
             Ok(file)
         });
         match made {
             Ok(file) => {
-                // It is there, durable or not: this cannot be tried again as if it had not been done.
-                let synced = self.at(steps[2], path).and_then(|()| self.sync());
-                synced.map(|()| file).map_err(FolderError::for_good)
+                self.at(steps[2], path)?;
+                self.sync()?;
+                Ok(file)
             }
             Err(error) => {
                 let _ = fs::remove_file(&new);
@@ -171,12 +184,27 @@ impl Folder {
         write: impl FnOnce(&File) -> io::Result<()>,
     ) -> Result<File, FolderError> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(new);
-        let file = file.map_err(|source| FolderError::new("create", new, source))?;
-        write(&file).map_err(|source| FolderError::new("write", new, source))?;
-        self.at(steps[0], new)?;
+        let file = file.map_err(|source| FolderError::new("create", new, source).undone())?;
+        write(&file).map_err(|source| FolderError::new("write", new, source).undone())?;
+        self.at(steps[0], new).map_err(FolderError::undone)?;
         file.sync_data().map_err(|source| FolderError::new("sync", new, source))?;
-        self.at(steps[1], new)?;
+        self.at(steps[1], new).map_err(FolderError::undone)?;
         Ok(file)
+    }
+
+    /// Whether there may be room for a file of so many bytes. Room that is there may still be refused.
+    ///
+    /// # Errors
+    /// There is none, as if it had been tried.
+    pub(crate) fn check_room(&self, path: &Path, bytes: u64) -> Result<(), FolderError> {
+        match rustix::fs::fstatvfs(&self.locked) {
+            Ok(found) if found.f_bfree.saturating_mul(found.f_frsize) < bytes => {
+                let source = rustix::io::Errno::NOSPC.into();
+                Err(FolderError::new("write", &unfinished(path), source).undone())
+            }
+            // A file system that does not tell is asked by writing.
+            _ => Ok(()),
+        }
     }
 
     /// Passes a point of the file at `path`.
@@ -242,6 +270,10 @@ fn volatile_mount(mounts: &str, device: &str) -> Option<String> {
 /// Makes the folder with its parents, each durable in the one above it.
 fn create(path: &Path) -> io::Result<()> {
     if path.is_dir() {
+        // Perhaps made by one who was killed before that was durable. What it takes to sync it may be
+        // refused for a folder that is not ours, and was there before.
+        let parent = path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
+        let _ = parent.map(|parent| File::open(parent).and_then(|parent| parent.sync_all()));
         return Ok(());
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -308,9 +340,13 @@ mod tests {
         {
             fs::write(folder.path().join(name), "").unwrap();
         }
+        for first in [7, 8] {
+            fs::write(folder.index(first), "").unwrap();
+        }
         assert_eq!(folder.list().unwrap(), [7, 42]);
         assert!(!folder.path().join("x.segment.new").exists());
         assert!(folder.path().join("7.segment").exists());
+        assert!(folder.index(7).exists() && !folder.index(8).exists());
     }
 
     #[test]

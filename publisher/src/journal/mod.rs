@@ -26,7 +26,7 @@ mod writer;
 
 pub use folder::FolderError;
 pub use open::JournalError;
-pub(crate) use read::{Part, ReadError, Reply};
+pub(crate) use read::{MESSAGE_OVERHEAD_BYTES, Part, ReadError, Reply};
 
 use crate::Name;
 use crate::faults::Faults;

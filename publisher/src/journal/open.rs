@@ -210,6 +210,8 @@ pub(super) fn rewrite(shared: &Shared, plan: &Plan) -> Result<(File, Active), Fo
     }
     let first = plan.header.start.next;
     let path = folder.segment(first);
+    // Tried by writing again and again, the copy would take what room there is from everybody else.
+    folder.check_room(&path, plan.there_bytes.unwrap_or(0))?;
     let mut copied = None;
     let steps = ["open.copied", "open.synced", "open.renamed"];
     let file = folder.replace(&path, steps, |file| {

@@ -12,9 +12,12 @@ use std::path::Path;
 use tracing::warn;
 
 /// What a message costs beside its bytes, in the queues that it goes through.
-const MESSAGE_OVERHEAD_BYTES: usize = 512;
+pub(crate) const MESSAGE_OVERHEAD_BYTES: usize = 512;
 /// The most that the blocks of a reply may cost, beside the first: bytes and overhead.
-pub(crate) const REPLY_COST_MAX: usize = 1024 * 1024;
+const REPLY_COST_MAX: usize = 1024 * 1024;
+
+/// What a gap costs: its message, and the search behind it.
+const GAP_COST: usize = 64 * 1024;
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,7 +176,9 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let (mut bytes, mut cost) = (0, 0);
-        while let Some((reader, _)) = &mut self.reader {
+        while let Some((reader, _)) = &mut self.reader
+            && cost <= REPLY_COST_MAX
+        {
             let before = reader.position();
             match reader.step()? {
                 Step::Block(block, _) => {
@@ -189,12 +194,14 @@ impl<'a> Walk<'a> {
                 Step::Gap(to) => {
                     self.note(before, to);
                     self.gap(to, GapReason::Damage);
+                    cost += GAP_COST;
                 }
                 Step::End { .. } => {
                     let to = self.next_start();
                     if to.next > before.next {
                         self.note(before, to);
                         self.gap(to, GapReason::Damage);
+                        cost += GAP_COST;
                     } else if to != before {
                         warn!(sequence = to.next, "segments of the journal do not follow each other");
                         return Ok(());

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use feed::block::{BLOCK_BYTES_MAX, HEAD_BYTES};
 use feed::segment::HEADER_BYTES;
 use feed::{Block, BlockHead, DecodeError, IndexEntry, Position, SegmentHeader, StreamId, recovery};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -176,11 +177,11 @@ impl Window {
 
 fn fill(file: &File, bytes: &mut [u8], offset: u64, unreadable: Unreadable) -> io::Result<()> {
     match file.read_exact_at(bytes, offset) {
-        Err(error) if unreadable == Unreadable::Damage && error.kind() != io::ErrorKind::Interrupted => {
+        Err(error) if unreadable == Unreadable::Damage && is_damage(&error) => {
             for (index, page) in bytes.chunks_mut(PAGE_BYTES).enumerate() {
-                let at = offset + (index * PAGE_BYTES) as u64;
-                if file.read_exact_at(page, at).is_err() {
-                    page.fill(0);
+                match file.read_exact_at(page, offset + (index * PAGE_BYTES) as u64) {
+                    Err(error) if is_damage(&error) => page.fill(0),
+                    result => result?,
                 }
             }
             Ok(())
@@ -189,15 +190,23 @@ fn fill(file: &File, bytes: &mut [u8], offset: u64, unreadable: Unreadable) -> i
     }
 }
 
+/// Whether the disk cannot read, or the file ends before it did: nothing that passes.
+fn is_damage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof || Errno::from_io_error(error) == Some(Errno::IO)
+}
+
 /// The header of the segment at `path`, and how long the file is.
 ///
 /// # Errors
-/// The file cannot be read.
+/// The file cannot be read. A header that the disk cannot read is one that is damaged.
 pub(crate) fn read_header(path: &Path) -> Result<(Result<SegmentHeader, DecodeError>, u64), FolderError> {
     let read = || {
         let file = File::open(path)?;
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
-        (&file).take(FIRST_BLOCK).read_to_end(&mut bytes)?;
+        match (&file).take(FIRST_BLOCK).read_to_end(&mut bytes) {
+            Err(error) if is_damage(&error) => bytes.clear(),
+            read => drop(read?),
+        }
         io::Result::Ok((SegmentHeader::decode(&bytes), file.metadata()?.len()))
     };
     read().map_err(|source| FolderError::new("read", path, source))

@@ -28,9 +28,18 @@ enum State {
     /// The active segment is not there: there was no room for it.
     Opening(Plan),
     Writing(File),
-    /// There was no room for as many bytes.
-    Full(File, u64),
+    /// Something could not be done, and is tried again.
+    Waiting(File, Retry),
     Failed,
+}
+
+/// What is tried again.
+#[derive(Debug, Clone, Copy)]
+enum Retry {
+    /// Whether there is room for as many bytes.
+    Room(u64),
+    /// To begin the next segment.
+    Seal,
 }
 
 /// Owner of the active segment.
@@ -43,8 +52,8 @@ pub(crate) struct Writer {
 
 /// Why a block is not durable.
 enum CommitError {
-    /// There is no room. It is as if it had not been tried.
-    Full(Arc<str>),
+    /// It is as if it had not been tried.
+    Refused(Arc<str>, Retry),
     /// Nothing more can be written.
     Failed(Arc<str>),
 }
@@ -68,7 +77,7 @@ impl Writer {
             let wait = match self.state {
                 State::Writing(_) if self.options.retain_age.is_none() => Duration::MAX,
                 State::Writing(_) => AGE_PAUSE,
-                State::Opening(_) | State::Full(..) => RETRY_PAUSE,
+                State::Opening(_) | State::Waiting(..) => RETRY_PAUSE,
                 State::Failed => Duration::MAX,
             };
             match self.shared.queue.take(wait) {
@@ -86,7 +95,15 @@ impl Writer {
                 Ok(()) => outlet.opened(self.shared.catalog().next()),
                 Err(error) => self.fail(describe(&error)),
             },
-            State::Full(file, bytes) => self.try_room(file, bytes),
+            State::Waiting(file, Retry::Room(bytes)) => self.try_room(file, bytes),
+            State::Waiting(file, Retry::Seal) => {
+                self.state = State::Writing(file);
+                match self.seal() {
+                    Ok(()) => self.resume(),
+                    Err(error) if error.is_undone() => self.wait(Retry::Seal, describe(&error)),
+                    Err(error) => self.fail(describe(&error)),
+                }
+            }
             state => self.state = state,
         }
     }
@@ -99,11 +116,12 @@ impl Writer {
                 catalog.open = true;
                 self.shared.queue.not_before(catalog.active.last_time_ns);
                 drop(catalog);
-                self.write_again(file);
+                self.state = State::Writing(file);
+                self.resume();
                 Ok(())
             }
             Err(error) if error.is_full() => {
-                self.wait_for_room(describe(&error));
+                self.refuse(describe(&error));
                 self.state = State::Opening(plan);
                 Ok(())
             }
@@ -118,25 +136,35 @@ impl Writer {
         let wrote = file.write_all_at(&zeros, end);
         match (wrote, file.set_len(end)) {
             (Ok(()), Ok(())) => {
-                info!("there is room for the journal again");
-                self.write_again(file);
+                self.state = State::Writing(file);
+                self.resume();
             }
-            (Err(error), Ok(())) if is_full(&error) => self.state = State::Full(file, bytes),
+            (Err(error), Ok(())) if is_full(&error) => self.state = State::Waiting(file, Retry::Room(bytes)),
             (Err(error), _) | (_, Err(error)) => self.fail(format!("cannot write: {error}")),
         }
     }
 
-    fn write_again(&mut self, file: File) {
-        self.state = State::Writing(file);
+    fn resume(&mut self) {
         self.shared.queue.accept();
-        *self.shared.health() = Health::Writing;
+        let before = std::mem::replace(&mut *self.shared.health(), Health::Writing);
+        if matches!(before, Health::Waiting(_)) {
+            info!("the journal takes records");
+        }
     }
 
-    fn wait_for_room(&self, reason: String) {
+    /// Takes nothing until what failed can be done.
+    fn wait(&mut self, retry: Retry, reason: String) {
+        if let State::Writing(file) = std::mem::replace(&mut self.state, State::Failed) {
+            self.state = State::Waiting(file, retry);
+        }
+        self.refuse(reason);
+    }
+
+    fn refuse(&self, reason: String) {
         let reason: Arc<str> = reason.into();
         let mut health = self.shared.health();
         if !matches!(*health, Health::Waiting(ref known) if *known == reason) {
-            warn!(%reason, "the journal takes nothing until there is room");
+            warn!(%reason, "the journal takes nothing until this is over");
         }
         *health = Health::Waiting(reason.clone());
         drop(health);
@@ -173,13 +201,9 @@ impl Writer {
                 outlet.committed(&block);
                 self.pass("feed.after");
             }
-            Err(CommitError::Full(reason)) => {
-                let bytes = block.bytes().len() as u64;
-                if let State::Writing(file) = std::mem::replace(&mut self.state, State::Failed) {
-                    self.state = State::Full(file, bytes);
-                }
+            Err(CommitError::Refused(reason, retry)) => {
                 // Who is refused finds that the journal says so.
-                self.wait_for_room(reason.to_string());
+                self.wait(retry, reason.to_string());
                 self.shared.queue.give_up(batch, &AppendError::Unavailable(reason));
             }
             Err(CommitError::Failed(reason)) => {
@@ -206,8 +230,8 @@ impl Writer {
             !active.is_empty() && active.bytes + block.bytes().len() as u64 > self.options.segment_bytes
         };
         if is_sealing {
-            self.seal().map_err(|error| match error.is_full() {
-                true => CommitError::Full(describe(&error).into()),
+            self.seal().map_err(|error| match error.is_undone() {
+                true => CommitError::Refused(describe(&error).into(), Retry::Seal),
                 false => CommitError::Failed(describe(&error).into()),
             })?;
         }
@@ -229,7 +253,7 @@ impl Writer {
             faults.at("commit.written")
         };
         write().map_err(|error| match (is_full(&error), file.set_len(end)) {
-            (true, Ok(())) => CommitError::Full(failed("write", &error)),
+            (true, Ok(())) => CommitError::Refused(failed("write", &error), Retry::Room(block.bytes().len() as u64)),
             (false, _) => CommitError::Failed(failed("write", &error)),
             (_, Err(error)) => CommitError::Failed(failed("cut", &error)),
         })?;
@@ -275,9 +299,9 @@ impl Writer {
         let first = self.shared.catalog().active.first_time_ns;
         if matches!(self.state, State::Writing(_)) && first.is_some_and(|first| is_older(first, age)) {
             match self.seal() {
-                Ok(()) => {}
-                Err(error) if error.is_full() => {}
-                Err(error) => return self.fail(describe(&error)),
+                Err(error) if !error.is_undone() => return self.fail(describe(&error)),
+                // Else it is tried again.
+                Ok(()) | Err(_) => {}
             }
         }
         self.retire();
