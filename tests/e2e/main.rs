@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod burst;
 mod cli;
 mod collector;
 mod compose;
 mod durable;
 mod harness;
+mod histories;
 mod http;
 mod log;
 mod plain_feed;
@@ -14,4 +16,7 @@ mod plain_source;
 mod protocol;
 mod publishing;
 mod pyzmq;
+mod replay;
+mod shutdown;
+mod stopped;
 mod up;
