@@ -24,7 +24,7 @@ const _: () = assert!(
 /// A signal within this time of the first is the same one, sent to the process and to its group.
 const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
 /// The wait for stderr to take the last words.
-const LAST_WORDS_WAIT_MAX: Duration = Duration::from_millis(100);
+const LAST_WORDS_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Catches the signals from now on, for a PID 1 as well. The first one cancels `stop`.
 pub(crate) fn on_signal(stop: CancellationToken) -> anyhow::Result<()> {

@@ -35,6 +35,8 @@ pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 pub const BLOCK_BYTES_MAX: usize = HEAD_BYTES + PAYLOAD_BYTES_MAX;
 /// The most records in a block.
 pub const RECORDS_MAX: u32 = 16_384;
+/// The shortest record in a payload, in bytes: its time, a topic of one byte, an empty body.
+pub const RECORD_BYTES_MIN: u64 = 4;
 /// The longest topic, in bytes.
 pub const TOPIC_BYTES_MAX: usize = 255;
 /// The longest body, in bytes.

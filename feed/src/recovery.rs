@@ -7,14 +7,15 @@
 //! - a block that names the damaged one as its previous, by the checksum in the damaged head. Who
 //!   writes a body does not know it: it depends on the time of the commit and on what else it holds;
 //! - where a head and its checksum are gone: the first block from which whole blocks chain to the very
-//!   end of the data.
+//!   end of the data, or farther than any body goes.
 //!
 //! What is between is a gap. What is cut short at the end leads nowhere, so nothing in it is taken.
 
-use crate::block::{Block, BlockHead};
+use crate::block::{BODY_BYTES_MAX, Block, BlockHead, RECORD_BYTES_MIN};
 use crate::wire;
 use crate::{Position, StreamId};
 use std::cell::Cell;
+use std::collections::HashSet;
 
 const MAGIC: &[u8] = b"DPB1";
 /// The most bytes that are summed to tell blocks from what looks like them: seconds, for data made
@@ -37,7 +38,7 @@ pub fn find_next(bytes: &[u8], stream: StreamId, expected: Position) -> Option<(
             match (head, end) {
                 (Some(head), Some(end)) if end < bytes.len() => (at, expected) = (end, head.end()),
                 (Some(_), _) => return None,
-                (None, _) => return search.chained_to_the_end(at, expected),
+                (None, _) => return search.chained(at, expected),
             }
             continue;
         };
@@ -89,24 +90,36 @@ impl Search<'_> {
         self.heads_behind(damaged, expected).find(|(_, head)| head.previous == checksum)
     }
 
-    /// The first whole block behind a damaged one from which whole blocks follow each other to the end.
-    fn chained_to_the_end(&self, damaged: usize, expected: Position) -> Option<(usize, BlockHead)> {
+    /// The first whole block behind a damaged one from which whole blocks follow each other to the end,
+    /// or farther than they could in a body.
+    fn chained(&self, damaged: usize, expected: Position) -> Option<(usize, BlockHead)> {
+        // Where a chain has failed, the one that begins on it would fail too.
+        let mut failed = HashSet::new();
         self.heads_behind(damaged, expected).find(|(start, _)| {
+            if failed.contains(start) {
+                return false;
+            }
             let (mut at, mut end) = (*start, None);
-            while let Some(head) = self.head_at(at).filter(|head| end.is_none_or(|end| end == head.start())) {
-                if !self.is_whole(at) {
-                    return false;
-                }
+            while let Some(head) = self.head_at(at).filter(|head| end.is_none_or(|end| end == head.start()))
+                && self.is_whole(at)
+            {
+                failed.insert(at);
                 end = Some(head.end());
                 at += head.block_bytes().expect("the claim of this head was checked");
             }
-            is_zero(&self.bytes[at..])
+            end.is_some() && (at - start > BODY_BYTES_MAX || is_zero(&self.bytes[at..]))
         })
     }
 
+    /// The heads behind a damaged block of numbers that its bytes have room for.
     fn heads_behind(&self, damaged: usize, expected: Position) -> impl Iterator<Item = (usize, BlockHead)> {
         let starts = (damaged + 1..self.bytes.len()).filter(|&at| self.bytes[at..].starts_with(MAGIC));
-        starts.filter_map(move |at| Some((at, self.head_at(at).filter(|head| head.first > expected.next)?)))
+        starts.filter_map(move |at| {
+            let room = (at - damaged) as u64 / RECORD_BYTES_MIN;
+            let head = self.head_at(at)?;
+            let missing = head.first.checked_sub(expected.next)?;
+            (1..=room).contains(&missing).then_some((at, head))
+        })
     }
 }
 
@@ -172,7 +185,7 @@ mod tests {
             let mut bytes = concat(&blocks);
             bytes[one] ^= 0x80;
             bytes[ends[1] + other] ^= 0x80;
-            assert!(matches!(found(&bytes), Some(4 | 6)), "bytes {one} and {other}: {:?}", found(&bytes));
+            assert_eq!(found(&bytes), Some(4), "bytes {one} and {other}");
         }
         let mut bytes = concat(&blocks);
         bytes[60] ^= 1;
@@ -198,6 +211,29 @@ mod tests {
         for torn in 56..length {
             assert_eq!(found(&clean[..torn]), None, "torn at {torn}");
         }
+    }
+
+    #[test]
+    fn a_long_chain_is_taken_although_the_end_is_torn() {
+        let body = vec![7; 1000];
+        let blocks = run(&vec![&body[..]; 1000]);
+        let mut bytes = [concat(&blocks), blocks[0].bytes()[..17].to_vec()].concat();
+        bytes[..8].fill(0);
+        assert_eq!(found(&bytes), Some(2));
+        // And another one in the middle does not make it slow.
+        let middle = concat(&blocks[..100]).len();
+        bytes[middle] ^= 1;
+        assert_eq!(found(&bytes), Some(202));
+        let from = concat(&blocks[..101]).len();
+        assert_eq!(find_next(&bytes, STREAM, Position::default()).unwrap().0, from);
+    }
+
+    #[test]
+    fn numbers_that_there_is_no_room_for_are_not_taken() {
+        let far = block(STREAM, Position { next: 1 << 40, previous: 9 }, &[b"wrong"]);
+        let mut bytes = concat(&run(&[far.bytes()]));
+        bytes[..8].fill(0);
+        assert_eq!(found(&bytes), None);
     }
 
     #[test]

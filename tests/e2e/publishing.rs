@@ -6,7 +6,6 @@
 use crate::collector::*;
 use crate::harness::*;
 use crate::pyzmq::python;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -221,16 +220,6 @@ impl Crowd {
 /// The bodies of collected records, as text.
 pub fn texts(collected: &Collected) -> impl Iterator<Item = &str> {
     collected.records().map(|record| str::from_utf8(record.body).unwrap())
-}
-
-/// The segments of a journal, oldest first.
-pub fn segments(journal: &Path) -> Vec<(SegmentHeader, Vec<u8>)> {
-    let paths = fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path());
-    let files = paths.filter(|path| path.extension().is_some_and(|name| name == "segment"));
-    let files = files.map(|path| fs::read(path).unwrap());
-    let mut segments: Vec<_> = files.map(|file| (SegmentHeader::decode(&file).unwrap(), file)).collect();
-    segments.sort_by_key(|(header, _)| header.start.next);
-    segments
 }
 
 /// The blocks of a journal, each behind the one before.

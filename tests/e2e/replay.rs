@@ -111,6 +111,38 @@ fn clients_that_ask_and_never_read_hold_bounded_memory_and_starve_nobody() {
     publisher.stop();
 }
 
+#[test]
+fn who_asks_only_who_is_there_and_never_reads_holds_up_nobody() {
+    const REQUESTS: usize = 300_000;
+    let publisher = publisher(&["--peer-timeout=20s"]);
+    let address = publisher.told("publisher", "replay");
+    publish_many(&publisher, 20);
+    let replay = Replay::connect(address);
+    who_is_there(&replay);
+    let (before, _) = publisher.memory();
+    let requests = "downpipe_publisher_replay_requests_total";
+    let asked = publisher.metric("publisher", requests);
+    let stallers: Vec<_> = (0..4).map(|_| Staller::connect(address)).collect();
+    for staller in &stallers {
+        staller.0.set_sndhwm(0).unwrap();
+    }
+    let request = fetch(Stream::default(), BEGINNING, 0);
+    for _ in 0..REQUESTS {
+        stallers.iter().for_each(|staller| staller.ask(&request));
+    }
+    eventually("all have asked", || {
+        (publisher.metric("publisher", requests) >= asked + (4 * REQUESTS) as u64).then_some(())
+    });
+    let (_, most) = publisher.memory();
+    assert!(most < before + 32 * MIB, "{} MiB, {} before", most / MIB, before / MIB);
+    who_is_there(&replay);
+    // They leave with their answers unread, and more to come.
+    drop(stallers);
+    eventually("they are gone", || (publisher.metric("publisher", CLIENTS) == 1).then_some(()));
+    who_is_there(&replay);
+    publisher.stop();
+}
+
 /// Fetches until it was told often enough to wait, and had its blocks all the same.
 fn ask_among_stallers(replay: &Replay, stream: Stream, count: u64) {
     const BUSY_MIN: usize = 5;

@@ -16,7 +16,7 @@ use crate::journal::queue::Queue;
 use crate::journal::segment::{FIRST_BLOCK, SegmentReader, Step, Unreadable, first_block, read_header};
 use crate::journal::writer::Writer;
 use crate::journal::{Health, Options, Shared};
-use feed::block::BLOCK_BYTES_MAX;
+use feed::block::{BLOCK_BYTES_MAX, RECORD_BYTES_MIN};
 use feed::{DecodeError, IndexEntry, Position, SegmentHeader, StreamId};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -92,11 +92,14 @@ pub(super) fn open(options: Options) -> Result<Writer, JournalError> {
     let folder = Folder::lock(&options.folder, options.faults.clone())?;
     folder.at("open.locked", folder.path())?;
     let name = name(&folder, &options)?;
-    let mut found = found(&folder)?;
-    let last = found.pop();
-    let plan = match last {
-        Some(last) => Plan { header: last.header, there_bytes: Some(last.bytes) },
-        None => Plan { header: new_stream(), there_bytes: None },
+    let (mut found, behind_lost) = found(&folder, options.segment_bytes)?;
+    let plan = match (behind_lost, found.pop()) {
+        (Some(header), last) => {
+            found.extend(last);
+            Plan { header, there_bytes: None }
+        }
+        (None, Some(last)) => Plan { header: last.header, there_bytes: Some(last.bytes) },
+        (None, None) => Plan { header: new_stream(), there_bytes: None },
     };
     let ends = found.iter().skip(1).map(|next| next.header).chain([plan.header]);
     let sealed: VecDeque<Sealed> = found
@@ -143,8 +146,9 @@ fn new_stream() -> SegmentHeader {
 
 /// The segments that are there, in order, each with what its header says or, if that is damaged, what
 /// can be told from the blocks behind it or the segment before it. One that nothing can be told of is
-/// set aside.
-fn found(folder: &Folder) -> Result<Vec<Found>, JournalError> {
+/// set aside. If that is the newest, also where the stream goes on: behind every number that it may
+/// have had, so that none is used again.
+fn found(folder: &Folder, segment_bytes: u64) -> Result<(Vec<Found>, Option<SegmentHeader>), JournalError> {
     let mut headers = Vec::new();
     for first in folder.list()? {
         let path = folder.segment(first);
@@ -157,17 +161,26 @@ fn found(folder: &Folder) -> Result<Vec<Found>, JournalError> {
     }
     let newest = headers.iter().rev().find_map(|(_, header, _)| *header);
     let mut found: Vec<Found> = Vec::new();
+    let mut behind_lost = None;
     for (first, header, bytes) in headers {
         let path = folder.segment(first);
+        behind_lost = None;
         match (header.or_else(|| header_from_segment(folder, found.last()?, first)), newest) {
             (Some(header), Some(newest)) if header.stream != newest.stream => {
                 return Err(JournalError::OtherStream { path, found: header.stream, stream: newest.stream });
             }
             (Some(header), _) => found.push(Found { header, bytes }),
-            (None, _) => set_aside(folder, first)?,
+            (None, _) => {
+                set_aside(folder, first)?;
+                let records_max = bytes.max(segment_bytes + BLOCK_BYTES_MAX as u64) / RECORD_BYTES_MIN;
+                behind_lost = found.last().map(|before| {
+                    let start = Position { next: first.saturating_add(records_max), previous: 0 };
+                    SegmentHeader { start, ..before.header }
+                });
+            }
         }
     }
-    Ok(found)
+    Ok((found, behind_lost))
 }
 
 /// What a damaged header said, if the first block behind it is whole.

@@ -318,7 +318,26 @@ fn a_damaged_header_is_made_good_from_its_neighbours() {
         world.close(journal);
         fs::write(path, whole).unwrap();
     }
-    // Nothing tells anything: a new stream, and the old bytes are kept.
+    // Nothing tells anything of the newest, and the one before does not reach it: no number of it comes
+    // again, and who has some of its records is told that the rest is lost.
+    let segments = world.files("segment");
+    let wholes: Vec<_> = segments.iter().map(|path| fs::read(path).unwrap()).collect();
+    let [.., before, last] = &segments[..] else { panic!("{segments:?}") };
+    let ends = wholes[wholes.len() - 2].len() - 10;
+    fs::write(before, &wholes[wholes.len() - 2][..ends]).unwrap();
+    fs::write(last, [0; 20]).unwrap();
+    let journal = world.open();
+    let next = journal.standing().next.next;
+    assert!(next > 20 && next < 1_000_000, "{next}");
+    let reply = journal.read(standing.next, 1 << 20).unwrap();
+    assert!(matches!(reply.parts[..], [Part::Gap(gap)] if (gap.from, gap.to.next) == (20, next)), "{:?}", reply.parts);
+    assert_eq!(world.append(&journal, "goes on"), Ok(next));
+    world.close(journal);
+    fs::remove_file(world.files("segment").pop().unwrap()).unwrap();
+    fs::remove_file(world.files("damaged").pop().unwrap()).unwrap();
+    segments.iter().zip(wholes).for_each(|(path, whole)| fs::write(path, whole).unwrap());
+
+    // Nothing tells anything at all: a new stream, and the old bytes are kept.
     let path = world.files("segment").remove(0);
     for other in world.files("segment").split_off(1) {
         fs::remove_file(other).unwrap();
@@ -512,6 +531,67 @@ fn a_full_disk_refuses_and_resumes_by_itself() {
     }
     world.fill(&journal, 1..3);
     assert_eq!(everything(&journal, 1 << 20), records(0..3));
+}
+
+#[test]
+fn a_segment_that_cannot_be_begun_is_tried_again() {
+    // No room for it, and no descriptor.
+    for errno in [28, 24] {
+        let world = World::new(600);
+        let journal = world.open_with(&format!("seal.created=error:{errno}"));
+        let mut kept = 0;
+        let refused = loop {
+            match world.append(&journal, &body(kept)) {
+                Ok(_) => kept += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, AppendError::Unavailable(_)), "{refused}");
+        let start = Instant::now();
+        while journal.health() != Health::Writing {
+            assert!(start.elapsed() < Duration::from_secs(60));
+            thread::sleep(Duration::from_millis(5));
+        }
+        world.fill(&journal, kept..kept + 5);
+        world.close(journal);
+        assert_eq!(everything(&world.open(), 1 << 20), records(0..kept + 5));
+    }
+}
+
+#[test]
+fn a_segment_that_is_there_but_perhaps_not_for_good_is_the_last() {
+    for fault in ["seal.renamed=error:28", "seal.renamed=error:5"] {
+        let world = World::new(600);
+        let journal = world.open_with(fault);
+        let mut kept = 0;
+        while world.append(&journal, &body(kept)).is_ok() {
+            kept += 1;
+        }
+        assert!(matches!(journal.health(), Health::Failed(_)), "{fault}");
+        assert!(world.append(&journal, "").is_err());
+        world.close(journal);
+        let journal = world.open();
+        assert_eq!(everything(&journal, 1 << 20), records(0..kept), "{fault}");
+        world.fill(&journal, kept..kept + 5);
+    }
+}
+
+#[test]
+fn damage_and_a_torn_end_at_once_lose_one_block_and_state_it() {
+    const RECORDS: u64 = 6000;
+    let world = World::new(1 << 24);
+    let journal = world.open();
+    world.fill(&journal, 0..RECORDS);
+    world.close(journal);
+    let path = &world.files("segment")[0];
+    let mut bytes = fs::read(path).unwrap();
+    bytes.extend([0x44; 17]);
+    let block = 48 + u64::from_le_bytes(bytes[48 + 36..48 + 44].try_into().unwrap()) as u32 as usize + 56;
+    bytes[block..block + 40].fill(0);
+    fs::write(path, bytes).unwrap();
+    let journal = world.open();
+    assert_eq!(assert_right_or_stated(&everything(&journal, 1 << 20), RECORDS, "twice"), 1);
+    assert_eq!(journal.counters().torn.load(Ordering::Relaxed), 1);
 }
 
 #[test]
