@@ -12,6 +12,7 @@ mod source;
 
 pub use crate::log::file::{LogError, ROTATE_BYTES_MIN};
 pub use crate::log::format::Format;
+pub use crate::log::index;
 pub use crate::log::writer::WriterError;
 pub use crate::source::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX, PlainSource, SourceError};
 

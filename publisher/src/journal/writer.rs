@@ -63,7 +63,7 @@ impl Writer {
     pub(super) fn new(shared: Arc<Shared>, options: Options, plan: Plan) -> Result<Self, FolderError> {
         let mut writer = Self { shared, options, state: State::Failed, retired: None };
         writer.retire();
-        writer.open(plan)?;
+        writer.open(plan, FolderError::is_full)?;
         Ok(writer)
     }
 
@@ -91,7 +91,7 @@ impl Writer {
 
     fn idle(&mut self, outlet: &dyn Outlet) {
         match std::mem::replace(&mut self.state, State::Failed) {
-            State::Opening(plan) => match self.open(plan) {
+            State::Opening(plan) => match self.open(plan, FolderError::is_undone) {
                 Ok(()) => outlet.opened(self.shared.catalog().next()),
                 Err(error) => self.fail(describe(&error)),
             },
@@ -108,7 +108,8 @@ impl Writer {
         }
     }
 
-    fn open(&mut self, plan: Plan) -> Result<(), FolderError> {
+    /// Makes the active segment, or waits until it can be made, if it is for a reason that `passes`.
+    fn open(&mut self, plan: Plan, passes: fn(&FolderError) -> bool) -> Result<(), FolderError> {
         match open::rewrite(&self.shared, &plan) {
             Ok((file, active)) => {
                 let mut catalog = self.shared.catalog();
@@ -120,7 +121,7 @@ impl Writer {
                 self.resume();
                 Ok(())
             }
-            Err(error) if error.is_full() => {
+            Err(error) if passes(&error) => {
                 self.refuse(describe(&error));
                 self.state = State::Opening(plan);
                 Ok(())
