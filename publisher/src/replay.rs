@@ -60,7 +60,7 @@ struct Shared {
     journal: Arc<Journal>,
     identity: Identity,
     budget: Arc<Semaphore>,
-    readers: Semaphore,
+    readers: Arc<Semaphore>,
     /// Who is being served, and what each has asked for meanwhile.
     peers: Mutex<HashMap<Bytes, Option<Fetch>>>,
     /// Where the last reply to each peer ended; when the last request came or ended.
@@ -134,7 +134,7 @@ impl ReplayServer {
             journal,
             identity,
             budget: Arc::new(Semaphore::new(budget_kib)),
-            readers: Semaphore::new(READERS_MAX),
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
             peers: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
             requests: AtomicU64::new(0),
@@ -357,8 +357,9 @@ async fn answer(shared: Arc<Shared>, fetch: Fetch) -> Option<Answer> {
         return Some(Answer { frames: vec![head.into()], end: None, permit });
     }
     loop {
-        let mut permit = shared.reserve(REPLY_KIB_MAX).await;
-        match read(&shared, fetch).await {
+        let permit = shared.reserve(REPLY_KIB_MAX).await;
+        let (read, mut permit) = read(&shared, fetch, permit).await?;
+        match read {
             Ok(reply) => {
                 let end = Some(reply.end);
                 let frames: Vec<Bytes> = messages(&shared.identity, fetch, reply).collect();
@@ -368,10 +369,9 @@ async fn answer(shared: Arc<Shared>, fetch: Fetch) -> Option<Answer> {
                 return Some(Answer { frames, end, permit });
             }
             // It waits without a share of the budget, which others can use meanwhile.
-            Err(Some(ReadError::NotOpen)) => drop(permit),
-            Err(cause) => {
-                let cause = cause.as_ref().map(|cause| cause as &dyn Error);
-                error!(error = cause, sequence = fetch.from.next, "cannot replay");
+            Err(ReadError::NotOpen) => drop(permit),
+            Err(ReadError::Folder(cause)) => {
+                error!(error = &cause as &dyn Error, sequence = fetch.from.next, "cannot replay");
                 return None;
             }
         }
@@ -379,14 +379,22 @@ async fn answer(shared: Arc<Shared>, fetch: Fetch) -> Option<Answer> {
     }
 }
 
-/// Reads what a fetch asks for, off the socket's thread. An error without a cause is a panic, which has
-/// been told of.
-async fn read(shared: &Shared, fetch: Fetch) -> Result<Reply, Option<ReadError>> {
-    let _reader = shared.readers.acquire().await.expect("the readers are never closed");
+/// Reads what a fetch asks for, off the socket's thread. The read cannot be ended, so what it may hold and
+/// that it is one of few goes with it, also when nobody waits for it any more. `None` is a panic, which
+/// has been told of.
+async fn read(
+    shared: &Shared,
+    fetch: Fetch,
+    permit: OwnedSemaphorePermit,
+) -> Option<(Result<Reply, ReadError>, OwnedSemaphorePermit)> {
+    let reader = shared.readers.clone().acquire_owned().await.expect("the readers are never closed");
     let journal = shared.journal.clone();
     let credit_bytes = fetch.credit_bytes.min(CREDIT_BYTES_MAX) as usize;
-    let read = tokio::task::spawn_blocking(move || journal.read(fetch.from, credit_bytes));
-    read.await.map_err(|_| None)?.map_err(Some)
+    let read = tokio::task::spawn_blocking(move || {
+        let _reader = reader;
+        (journal.read(fetch.from, credit_bytes), permit)
+    });
+    read.await.ok()
 }
 
 /// The frames of an answer.
