@@ -10,7 +10,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use hyper::Uri;
 use hyper::http::uri::Authority;
-use net::{Endpoint, HostPort};
+use net::{AddressError, Endpoint, HostPort};
 use publisher::Name;
 use publisher::journal::{QUEUE_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use std::ffi::OsString;
@@ -93,7 +93,7 @@ pub(crate) struct PublisherArgs {
     #[arg(long, value_name = "ENDPOINT", default_value = "tcp://127.0.0.1:4446")]
     pub(crate) replay: Endpoint,
     /// Where subscribers find the replay [default: the feed's host, the replay's port]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = advertised)]
     pub(crate) advertise_replay: Option<HostPort>,
     /// Folder of the journal: every record is on disk there before it is answered
     #[arg(long, value_name = "DIR", default_value = "data/journal")]
@@ -195,6 +195,11 @@ fn size<const MIN: u64>(text: &str) -> Result<u64, String> {
         return Err(format!("less than the {MIN} bytes it takes at least"));
     }
     Ok(bytes)
+}
+
+fn advertised(text: &str) -> Result<HostPort, String> {
+    let address: HostPort = text.parse().map_err(|error: AddressError| error.to_string())?;
+    if address.port() == 0 { Err("port 0 is nobody's".to_owned()) } else { Ok(address) }
 }
 
 fn segment_bytes(text: &str) -> Result<u64, String> {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use subscriber::{OpenError, PlainSource, Subscriber};
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// At the end: the wait for threads that are in the middle of a step.
 const RUNTIME_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -191,7 +192,9 @@ fn hints(http: SocketAddr, log: &Path) -> String {
 fn say(text: &str) {
     let line = format!("{text}\n");
     let write = move || std::io::stdout().write_all(line.as_bytes()).and_then(|()| std::io::stdout().flush());
-    thread::spawn(write);
+    if let Err(error) = thread::Builder::new().spawn(write) {
+        warn!(%error, text, "cannot say on stdout");
+    }
 }
 
 /// Connections are descriptors, and the usual soft limit of 1,024 is there for programs that use

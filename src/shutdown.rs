@@ -65,6 +65,9 @@ fn give_up(reason: &str) -> ! {
 pub(crate) fn last_words(reason: &str) {
     let line = format!("downpipe: {reason}\n");
     let (said, wait) = mpsc::channel();
-    thread::spawn(move || said.send(std::io::stderr().write_all(line.as_bytes())));
-    let _ = wait.recv_timeout(LAST_WORDS_WAIT_MAX);
+    let say = move || said.send(std::io::stderr().write_all(line.as_bytes()));
+    // Without a thread there are no last words, but still an end.
+    if thread::Builder::new().spawn(say).is_ok() {
+        let _ = wait.recv_timeout(LAST_WORDS_WAIT_MAX);
+    }
 }

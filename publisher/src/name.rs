@@ -4,7 +4,8 @@ use feed::message::NAME_BYTES_MAX;
 use std::fmt;
 use std::str::FromStr;
 
-/// A publisher's name: 1 to [`NAME_BYTES_MAX`] bytes without control characters, not beginning with `$`.
+/// A publisher's name: 1 to [`NAME_BYTES_MAX`] bytes without control characters and white space, not
+/// beginning with `$`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name(String);
 
@@ -17,8 +18,8 @@ pub enum NameError {
     /// It begins as our own lines do.
     #[error("it begins with $")]
     Reserved,
-    /// It would not fit into a line.
-    #[error("it has a control character")]
+    /// It would not fit into a field of a line.
+    #[error("it has white space, or a character that controls something")]
     Control,
 }
 
@@ -45,11 +46,16 @@ impl FromStr for Name {
         if text.starts_with('$') {
             return Err(NameError::Reserved);
         }
-        if text.chars().any(char::is_control) {
+        if text.chars().any(|char| char.is_control() || char.is_whitespace() || is_bidirectional_control(char)) {
             return Err(NameError::Control);
         }
         Ok(Self(text.to_owned()))
     }
+}
+
+/// Unicode's marks, embeddings, overrides and isolates, which turn a line around (UAX #9).
+fn is_bidirectional_control(char: char) -> bool {
+    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl fmt::Display for Name {
@@ -69,6 +75,8 @@ mod tests {
         assert_eq!(parse(""), Err(NameError::Length(0)));
         assert_eq!(parse(&"n".repeat(65)), Err(NameError::Length(65)));
         assert_eq!(parse("$downpipe"), Err(NameError::Reserved));
-        assert_eq!(parse("a\nb"), Err(NameError::Control));
+        for text in ["a\nb", " ", "a b", "a\u{202e}b", "a\u{2028}b"] {
+            assert_eq!(parse(text), Err(NameError::Control), "{text:?}");
+        }
     }
 }

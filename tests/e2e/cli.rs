@@ -51,6 +51,8 @@ fn a_wrong_command_line_is_refused_with_2() {
         (&["publisher", "--plain=127.0.0.1:4444"], "`127.0.0.1:4444` is not a TCP endpoint"),
         (&["publisher", "--live-budget=1KiB"], "4194304 bytes"),
         (&["publisher", "--name=$mine"], "it begins with $"),
+        (&["publisher", "--name= "], "white space"),
+        (&["publisher", "--advertise-replay=host:0"], "port 0 is nobody's"),
         (&["publisher", "--segment-bytes=1GiB"], "268435456 bytes"),
         (&["publisher", "--append-queue=1KiB"], "1048576 bytes"),
         (&["publisher", "--replay-budget=1KiB"], "bytes it takes at least"),

@@ -5,6 +5,8 @@
 use crate::journal::segment::{FIRST_BLOCK, INDEX_STRIDE_BYTES};
 use feed::{Block, IndexEntry, Position, SegmentHeader};
 use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::Arc;
 
 /// A segment that nothing is added to any more.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,8 @@ pub(crate) struct Active {
     pub(crate) last_time_ns: i64,
     /// Some of its blocks.
     pub(crate) index: Vec<IndexEntry>,
+    /// The file, once it is there: readers read what the writer writes, whatever has become of its name.
+    pub(crate) file: Option<Arc<File>>,
 }
 
 impl Active {
@@ -43,6 +47,7 @@ impl Active {
             first_time_ns: None,
             last_time_ns: header.last_time_ns,
             index: Vec::new(),
+            file: None,
         }
     }
 

@@ -8,11 +8,15 @@
 //! | `name` | the publisher's name, a line of text |
 //! | `*.new` | a file that was not finished when the process ended; removed at the next start |
 //!
-//! Whatever else lies there is left alone. Who has the folder has an exclusive `flock` on it.
+//! Whatever else lies there is left alone. Who has the folder has an exclusive `flock` on it, and works in
+//! the folder that is locked, wherever it has been moved since: paths are only for messages.
 
 use crate::faults::Faults;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, linkat, openat, renameat, unlinkat};
+use std::ffi::OsStr;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -110,12 +114,13 @@ impl Folder {
     pub(crate) fn list(&self) -> Result<Vec<u64>, FolderError> {
         let fail = |source| FolderError::new("read", &self.path, source);
         let (mut found, mut indexes) = (Vec::new(), Vec::new());
-        for entry in fs::read_dir(&self.path).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
+        for entry in Dir::read_from(&self.locked).map_err(io::Error::from).map_err(fail)? {
+            let entry = entry.map_err(io::Error::from).map_err(fail)?;
+            let path = self.path.join(OsStr::from_bytes(entry.file_name().to_bytes()));
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some(SEGMENT) => found.extend(number(&path)),
                 Some(INDEX) => indexes.extend(number(&path)),
-                Some(UNFINISHED) => remove(&path)?,
+                Some(UNFINISHED) => self.unlink(&path)?,
                 _ => {}
             }
         }
@@ -130,7 +135,7 @@ impl Folder {
     /// Takes a segment that nothing can be read from out of the way.
     pub(crate) fn set_aside(&self, first: u64) -> Result<PathBuf, FolderError> {
         let (from, to) = (self.segment(first), self.numbered(first, DAMAGED));
-        fs::rename(&from, &to).map_err(|source| FolderError::new("rename", &from, source))?;
+        self.rename(&from, &to)?;
         self.sync()?;
         Ok(to)
     }
@@ -138,9 +143,10 @@ impl Folder {
     /// Keeps what a segment is now under another name, whatever takes its place. What was kept so before goes.
     pub(crate) fn keep_damaged(&self, first: u64) -> io::Result<PathBuf> {
         let (from, to) = (self.segment(first), self.numbered(first, DAMAGED));
-        match fs::remove_file(&to) {
+        let there = unlinkat(&self.locked, name_of(&to), AtFlags::empty());
+        match there.map_err(io::Error::from) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => fs::hard_link(from, &to)?,
+            _ => linkat(&self.locked, name_of(&from), &self.locked, name_of(&to), AtFlags::empty())?,
         }
         Ok(to)
     }
@@ -161,7 +167,7 @@ impl Folder {
     ) -> Result<File, FolderError> {
         let new = unfinished(path);
         let made = self.write_new(&new, steps, write).and_then(|file| {
-            fs::rename(&new, path).map_err(|source| FolderError::new("rename", &new, source).undone())?;
+            self.rename(&new, path).map_err(FolderError::undone)?;
             Ok(file)
         });
         match made {
@@ -171,7 +177,7 @@ impl Folder {
                 Ok(file)
             }
             Err(error) => {
-                let _ = fs::remove_file(&new);
+                let _ = self.unlink(&new);
                 Err(error)
             }
         }
@@ -183,8 +189,9 @@ impl Folder {
         steps: [&'static str; 3],
         write: impl FnOnce(&File) -> io::Result<()>,
     ) -> Result<File, FolderError> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(new);
-        let file = file.map_err(|source| FolderError::new("create", new, source).undone())?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let file = openat(&self.locked, name_of(new), flags, Mode::from_raw_mode(0o666));
+        let file = File::from(file.map_err(|errno| FolderError::new("create", new, errno.into()).undone())?);
         write(&file).map_err(|source| FolderError::new("write", new, source).undone())?;
         self.at(steps[0], new).map_err(FolderError::undone)?;
         file.sync_data().map_err(|source| FolderError::new("sync", new, source))?;
@@ -212,16 +219,34 @@ impl Folder {
         self.faults.at(point).map_err(|source| FolderError::new(point, path, source))
     }
 
+    /// Opens a file of the folder to be read.
+    pub(crate) fn open(&self, path: &Path) -> Result<File, FolderError> {
+        let file = openat(&self.locked, name_of(path), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        file.map(File::from).map_err(|errno| FolderError::new("open", path, errno.into()))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), FolderError> {
+        let renamed = renameat(&self.locked, name_of(from), &self.locked, name_of(to));
+        renamed.map_err(|errno| FolderError::new("rename", from, errno.into()))
+    }
+
+    fn unlink(&self, path: &Path) -> Result<(), FolderError> {
+        match unlinkat(&self.locked, name_of(path), AtFlags::empty()).map_err(io::Error::from) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FolderError::new("remove", path, source)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes a segment and its index. A segment that is gone already is no error.
     pub(crate) fn remove(&self, first: u64) -> Result<(), FolderError> {
-        remove(&self.segment(first))?;
+        self.unlink(&self.segment(first))?;
         self.at("retire.unlinked", &self.path)?;
         self.remove_index(first)
     }
 
     /// Removes the index of a segment, if it has one.
     pub(crate) fn remove_index(&self, first: u64) -> Result<(), FolderError> {
-        remove(&self.index(first))
+        self.unlink(&self.index(first))
     }
 
     /// Makes what was created, renamed and removed durable.
@@ -232,11 +257,14 @@ impl Folder {
     /// The name that is kept here.
     pub(crate) fn name(&self) -> Result<Option<String>, FolderError> {
         let path = self.path.join(NAME);
-        match read_limited(&path) {
-            Ok(text) => Ok(Some(text.trim_end_matches('\n').to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(FolderError::new("read", &path, source)),
-        }
+        let file = match self.open(&path) {
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let mut text = String::new();
+        let read = file.take(NAME_FILE_BYTES_MAX).read_to_string(&mut text);
+        read.map_err(|source| FolderError::new("read", &path, source))?;
+        Ok(Some(text.trim_end_matches('\n').to_owned()))
     }
 
     /// Keeps a name.
@@ -297,17 +325,8 @@ fn number(path: &Path) -> Option<u64> {
     (stem.len() == NUMBER_DIGITS && stem.bytes().all(|byte| byte.is_ascii_digit())).then(|| stem.parse().ok())?
 }
 
-fn remove(path: &Path) -> Result<(), FolderError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(FolderError::new("remove", path, source)),
-        _ => Ok(()),
-    }
-}
-
-fn read_limited(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(File::open(path)?, NAME_FILE_BYTES_MAX), &mut text)?;
-    Ok(text)
+fn name_of(path: &Path) -> &OsStr {
+    path.file_name().expect("every file of the folder has a name")
 }
 
 #[cfg(test)]

@@ -152,12 +152,13 @@ fn found(folder: &Folder, segment_bytes: u64) -> Result<(Vec<Found>, Option<Segm
     let mut headers = Vec::new();
     for first in folder.list()? {
         let path = folder.segment(first);
-        let (header, bytes) = read_header(&path)?;
+        let file = folder.open(&path)?;
+        let (header, bytes) = read_header(&path, &file)?;
         if let Err(error @ DecodeError::Version { .. }) = header {
             return Err(JournalError::Version { path, error });
         }
         let header = header.ok().filter(|header| header.start.next == first);
-        headers.push((first, header.or_else(|| header_from_block(&path, first)), bytes));
+        headers.push((first, header.or_else(|| header_from_block(&path, &file, first)), bytes));
     }
     let newest = headers.iter().rev().find_map(|(_, header, _)| *header);
     let mut found: Vec<Found> = Vec::new();
@@ -184,8 +185,8 @@ fn found(folder: &Folder, segment_bytes: u64) -> Result<(Vec<Found>, Option<Segm
 }
 
 /// What a damaged header said, if the first block behind it is whole.
-fn header_from_block(path: &Path, first: u64) -> Option<SegmentHeader> {
-    let head = first_block(path).filter(|head| head.first == first)?;
+fn header_from_block(path: &Path, file: &File, first: u64) -> Option<SegmentHeader> {
+    let head = first_block(file).filter(|head| head.first == first)?;
     warn!(segment = %path.display(), "the header of a segment is damaged, the block behind it is not");
     Some(SegmentHeader { stream: head.stream, start: head.start(), last_time_ns: head.base_time_ns })
 }
@@ -194,7 +195,8 @@ fn header_from_block(path: &Path, first: u64) -> Option<SegmentHeader> {
 fn header_from_segment(folder: &Folder, before: &Found, first: u64) -> Option<SegmentHeader> {
     let Found { header: SegmentHeader { stream, start, mut last_time_ns }, bytes } = *before;
     let (path, beginning) = (folder.segment(start.next), IndexEntry { start, offset: FIRST_BLOCK });
-    let mut reader = SegmentReader::open(path, stream, bytes, beginning, Unreadable::Damage).ok()?;
+    let file = Arc::new(folder.open(&path).ok()?);
+    let mut reader = SegmentReader::new(path, file, stream, bytes, beginning, Unreadable::Damage);
     loop {
         match reader.step().ok()? {
             Step::Block(block, _) => last_time_ns = last_time_ns.max(block.head().base_time_ns),
@@ -264,8 +266,8 @@ fn copy(shared: &Shared, plan: &Plan, to: &File) -> io::Result<Copied> {
     if let Some(bytes) = plan.there_bytes {
         let beginning = IndexEntry { start: plan.header.start, offset: FIRST_BLOCK };
         let path = shared.folder.segment(plan.header.start.next);
-        let reader = SegmentReader::open(path, shared.stream, bytes, beginning, Unreadable::Error);
-        let mut reader = reader.map_err(io::Error::other)?;
+        let file = Arc::new(shared.folder.open(&path).map_err(io::Error::other)?);
+        let mut reader = SegmentReader::new(path, file, shared.stream, bytes, beginning, Unreadable::Error);
         loop {
             let before = reader.position();
             match reader.step().map_err(io::Error::other)? {

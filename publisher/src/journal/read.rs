@@ -1,7 +1,7 @@
 //! What a replay finds in the journal.
 
 use crate::journal::Shared;
-use crate::journal::catalog::Sealed;
+use crate::journal::catalog::{Active, Sealed};
 use crate::journal::folder::FolderError;
 use crate::journal::segment::{FIRST_BLOCK, SegmentReader, Step, Unreadable};
 use feed::index::INDEX_BYTES_MAX;
@@ -9,6 +9,7 @@ use feed::{Block, Gap, GapReason, Index, IndexEntry, Position};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 use tracing::warn;
 
 /// What a message costs beside its bytes, in the queues that it goes through.
@@ -49,17 +50,26 @@ pub(crate) enum ReadError {
 }
 
 /// A segment as the catalog had it when a reply began.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Extent {
     start: Position,
     /// Where the durable data end.
     bytes: u64,
-    is_sealed: bool,
+    file: Where,
+}
+
+/// Where a segment is to be read.
+#[derive(Debug, Clone)]
+enum Where {
+    /// By its name: it is sealed.
+    Sealed,
+    /// From the writer's own file. `None`: it is not there yet, and has nothing.
+    Active(Option<Arc<File>>),
 }
 
 impl From<&Sealed> for Extent {
     fn from(sealed: &Sealed) -> Self {
-        Self { start: sealed.start, bytes: sealed.bytes, is_sealed: true }
+        Self { start: sealed.start, bytes: sealed.bytes, file: Where::Sealed }
     }
 }
 
@@ -95,7 +105,8 @@ impl<'a> Walk<'a> {
         if !catalog.open && from.next > next.next {
             return Err(ReadError::NotOpen);
         }
-        let active = Extent { start: catalog.active.start, bytes: catalog.active.bytes, is_sealed: false };
+        let Active { start, bytes, file, .. } = &catalog.active;
+        let active = Extent { start: *start, bytes: *bytes, file: Where::Active(file.clone()) };
         let begun = catalog.sealed.partition_point(|sealed| sealed.start.next <= from.next);
         let is_in_active = active.start.next <= from.next;
         let first = if is_in_active { catalog.sealed.len() } else { begun.saturating_sub(1) };
@@ -233,15 +244,23 @@ impl<'a> Walk<'a> {
         let Some(extent) = self.extents.next() else { return Ok(()) };
         let beginning = IndexEntry { start: extent.start, offset: FIRST_BLOCK };
         let path = self.shared.folder.segment(extent.start.next);
-        // What the active segment has is durable; only the disk's own failure is damage there too.
-        let open = |path, bytes| SegmentReader::open(path, self.shared.stream, bytes, beginning, Unreadable::Damage);
-        let mut reader = match open(path, extent.bytes) {
-            // Gone, but not retired: all of it is damage.
-            Err(error) if error.source.kind() == io::ErrorKind::NotFound && !self.is_outdated() => {
-                open("/dev/null".into(), 0)?
-            }
-            opened => opened?,
+        let (file, bytes) = match &extent.file {
+            Where::Active(Some(file)) => (Some(file.clone()), extent.bytes),
+            Where::Active(None) => (None, 0),
+            Where::Sealed => match self.shared.folder.open(&path) {
+                // Gone, but not retired: all of it is damage.
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound && !self.is_outdated() => (None, 0),
+                opened => (Some(Arc::new(opened?)), extent.bytes),
+            },
         };
+        let Some(file) = file else {
+            let nothing = Arc::new(File::open("/dev/null").map_err(|source| FolderError::new("open", &path, source))?);
+            let reader = SegmentReader::new(path, nothing, self.shared.stream, 0, beginning, Unreadable::Error);
+            self.reader = Some((reader, extent));
+            return Ok(());
+        };
+        // What the active segment has is durable; only the disk's own failure is damage there too.
+        let mut reader = SegmentReader::new(path, file, self.shared.stream, bytes, beginning, Unreadable::Damage);
         if let Some(entry) = self.entry_near(&extent, self.reply.end) {
             // Only a hint: it counts if the block is there.
             reader.seek(entry);
@@ -257,7 +276,7 @@ impl<'a> Walk<'a> {
         if from.next <= extent.start.next {
             return None;
         }
-        if !extent.is_sealed {
+        if matches!(extent.file, Where::Active(_)) {
             return self.hint.take();
         }
         let index = self.shared.sealed_index(extent)?;
@@ -269,9 +288,9 @@ impl Shared {
     /// The index of a sealed segment, made anew if it is not there or not right.
     fn sealed_index(&self, extent: &Extent) -> Option<Index> {
         let path = self.folder.index(extent.start.next);
-        let kept = read_index(&path).and_then(|bytes| Index::decode(&bytes).map_err(io::Error::other));
+        let kept = self.read_index(&path).ok().and_then(|bytes| Index::decode(&bytes).ok());
         match kept {
-            Ok(index) if index.stream == self.stream && index.segment_bytes == extent.bytes => Some(index),
+            Some(index) if index.stream == self.stream && index.segment_bytes == extent.bytes => Some(index),
             _ => self.rebuild_index(extent, &path),
         }
     }
@@ -280,8 +299,9 @@ impl Shared {
         let beginning = IndexEntry { start: extent.start, offset: FIRST_BLOCK };
         let segment = self.folder.segment(extent.start.next);
         let entries = || {
+            let file = Arc::new(self.folder.open(&segment).ok()?);
             let mut reader =
-                SegmentReader::open(segment, self.stream, extent.bytes, beginning, Unreadable::Damage).ok()?;
+                SegmentReader::new(segment, file, self.stream, extent.bytes, beginning, Unreadable::Damage);
             let mut entries = Vec::new();
             let mut indexed = 0;
             loop {
@@ -301,6 +321,13 @@ impl Shared {
         Some(index)
     }
 
+    fn read_index(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = self.folder.open(path).map_err(|error| error.source)?;
+        file.take(INDEX_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Writes an index, which can be done without: if it cannot be written, that is only said.
     pub(super) fn write_index(&self, path: &Path, index: &Index) {
         let bytes = index.encode();
@@ -310,10 +337,4 @@ impl Shared {
             warn!(error = &error as &dyn std::error::Error, "the index of a segment is not kept");
         }
     }
-}
-
-fn read_index(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(INDEX_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where the first block begins.
 pub(crate) const FIRST_BLOCK: u64 = HEADER_BYTES as u64;
@@ -43,7 +44,7 @@ pub(crate) enum Unreadable {
 /// Reads a segment from some block on.
 pub(crate) struct SegmentReader {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     stream: StreamId,
     unreadable: Unreadable,
     /// Where the data end.
@@ -54,17 +55,17 @@ pub(crate) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// Opens the file at `path`, which has `limit` bytes of data, at a block.
-    pub(crate) fn open(
+    /// Reads `file`, which is called `path` in errors and has `limit` bytes of data, from a block on.
+    pub(crate) fn new(
         path: PathBuf,
+        file: Arc<File>,
         stream: StreamId,
         limit: u64,
         from: IndexEntry,
         unreadable: Unreadable,
-    ) -> Result<Self, FolderError> {
-        let file = File::open(&path).map_err(|source| FolderError::new("open", &path, source))?;
+    ) -> Self {
         let window = Window { start: 0, bytes: Vec::new() };
-        Ok(Self { path, file, stream, unreadable, limit, offset: from.offset, at: from.start, window })
+        Self { path, file, stream, unreadable, limit, offset: from.offset, at: from.start, window }
     }
 
     /// The place that it has reached.
@@ -195,15 +196,14 @@ fn is_damage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof || Errno::from_io_error(error) == Some(Errno::IO)
 }
 
-/// The header of the segment at `path`, and how long the file is.
+/// The header of a segment, which is called `path` in errors, and how long the file is.
 ///
 /// # Errors
 /// The file cannot be read. A header that the disk cannot read is one that is damaged.
-pub(crate) fn read_header(path: &Path) -> Result<(Result<SegmentHeader, DecodeError>, u64), FolderError> {
+pub(crate) fn read_header(path: &Path, file: &File) -> Result<(Result<SegmentHeader, DecodeError>, u64), FolderError> {
     let read = || {
-        let file = File::open(path)?;
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
-        match (&file).take(FIRST_BLOCK).read_to_end(&mut bytes) {
+        match file.take(FIRST_BLOCK).read_to_end(&mut bytes) {
             Err(error) if is_damage(&error) => bytes.clear(),
             read => drop(read?),
         }
@@ -212,10 +212,9 @@ pub(crate) fn read_header(path: &Path) -> Result<(Result<SegmentHeader, DecodeEr
     read().map_err(|source| FolderError::new("read", path, source))
 }
 
-/// The head of the first block of the segment at `path`, if that is whole.
-pub(crate) fn first_block(path: &Path) -> Option<BlockHead> {
+/// The head of the first block of a segment, if that is whole.
+pub(crate) fn first_block(mut file: &File) -> Option<BlockHead> {
     let mut bytes = Vec::new();
-    let mut file = File::open(path).ok()?;
     file.seek(SeekFrom::Start(FIRST_BLOCK)).ok()?;
     file.take(BLOCK_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
     Block::check_front(&bytes).ok()

@@ -374,6 +374,38 @@ fn a_segment_that_is_missing_or_cut_is_a_gap() {
 }
 
 #[test]
+fn a_folder_that_is_moved_is_still_the_same_and_no_other() {
+    let mut world = World::new(600);
+    world.options.retain_bytes = 2000;
+    let journal = world.open();
+    world.fill(&journal, 0..20);
+    let moved = world.options.folder.with_extension("moved");
+    fs::rename(&world.options.folder, &moved).unwrap();
+    // Another publisher begins where it was.
+    let other = world.open();
+    world.fill(&other, 0..15);
+    world.fill(&journal, 20..60);
+    let oldest = journal.standing().oldest.next;
+    assert!(oldest > 20);
+    assert_eq!(everything(&journal, 1 << 20), records(oldest..60));
+    assert_eq!(journal.damage(), []);
+    assert_eq!(everything(&other, 1 << 20), records(0..15));
+    world.close(other);
+    assert_eq!(everything(&world.open(), 1 << 20), records(0..15));
+}
+
+#[test]
+fn a_folder_that_is_removed_takes_nothing_more() {
+    let world = World::new(600);
+    let journal = world.open();
+    world.fill(&journal, 0..3);
+    fs::remove_dir_all(&world.options.folder).unwrap();
+    assert_eq!(everything(&journal, 1 << 20), records(0..3), "the writer has the file open");
+    assert!(matches!(world.append(&journal, "nowhere"), Err(AppendError::Unknown(_))));
+    assert!(matches!(journal.health(), Health::Failed(_)));
+}
+
+#[test]
 fn who_asks_from_within_a_gap_is_told_the_rest_of_it() {
     let world = World::new(600);
     let journal = world.open();

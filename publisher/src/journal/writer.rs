@@ -12,7 +12,7 @@ use feed::{Block, Index, SegmentHeader};
 use std::error::Error;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,9 +27,9 @@ const AGE_PAUSE: Duration = Duration::from_secs(1);
 enum State {
     /// The active segment is not there: there was no room for it.
     Opening(Plan),
-    Writing(File),
+    Writing(Arc<File>),
     /// Something could not be done, and is tried again.
-    Waiting(File, Retry),
+    Waiting(Arc<File>, Retry),
     Failed,
 }
 
@@ -112,8 +112,9 @@ impl Writer {
     fn open(&mut self, plan: Plan, passes: fn(&FolderError) -> bool) -> Result<(), FolderError> {
         match open::rewrite(&self.shared, &plan) {
             Ok((file, active)) => {
+                let file = Arc::new(file);
                 let mut catalog = self.shared.catalog();
-                catalog.active = active;
+                catalog.active = Active { file: Some(file.clone()), ..active };
                 catalog.open = true;
                 self.shared.queue.not_before(catalog.active.last_time_ns);
                 drop(catalog);
@@ -131,7 +132,7 @@ impl Writer {
     }
 
     /// Looks whether there is room again for what there was none for.
-    fn try_room(&mut self, file: File, bytes: u64) {
+    fn try_room(&mut self, file: Arc<File>, bytes: u64) {
         let end = self.shared.catalog().active.bytes;
         let zeros = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX).min(feed::block::BLOCK_BYTES_MAX)];
         let wrote = file.write_all_at(&zeros, end);
@@ -260,6 +261,12 @@ impl Writer {
         })?;
         let sync = faults.at("sync").and_then(|()| file.sync_data());
         sync.map_err(|error| CommitError::Failed(failed("sync", &error)))?;
+        // On the disk, but under no name: the next start would not find it.
+        let links = file.metadata().map(|found| found.nlink());
+        if links.as_ref().is_ok_and(|links| *links == 0) {
+            let gone = io::Error::new(io::ErrorKind::NotFound, "somebody has removed it");
+            return Err(CommitError::Failed(failed("keep", &gone)));
+        }
         self.shared.catalog().active.push(block);
         self.pass("commit.synced");
         Ok(())
@@ -274,10 +281,10 @@ impl Writer {
         let header = SegmentHeader { stream: shared.stream, start: sealed.end, last_time_ns: sealed.last_time_ns };
         let steps = ["seal.created", "seal.synced", "seal.renamed"];
         let path = folder.segment(sealed.end.next);
-        let file = folder.replace(&path, steps, |file| file.write_all_at(&header.encode(), 0))?;
+        let file = Arc::new(folder.replace(&path, steps, |file| file.write_all_at(&header.encode(), 0))?);
         {
             let mut catalog = shared.catalog();
-            catalog.active = Active::new(&header);
+            catalog.active = Active { file: Some(file.clone()), ..Active::new(&header) };
             let (start, bytes, last_time_ns) = (sealed.start, sealed.bytes, sealed.last_time_ns);
             catalog.sealed.push_back(Sealed { start, bytes, last_time_ns });
         }
