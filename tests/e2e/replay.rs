@@ -143,6 +143,55 @@ fn who_asks_only_who_is_there_and_never_reads_holds_up_nobody() {
     publisher.stop();
 }
 
+#[test]
+fn who_asks_and_leaves_leaves_no_reads_behind() {
+    const LEAVERS: u64 = 100;
+    // Those that read the journal for others, and whatever else starts by itself.
+    const MORE_THREADS: usize = 10;
+    let folder = folder();
+    let first = publisher_in(folder.path(), &[]);
+    publish_many(&first, 20);
+    first.stop();
+    // Every read of the disk takes long.
+    let inject = "inject=pread64:delay_enter=300000";
+    let mut command =
+        downpipe_under(&["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pread64", "-e", inject]);
+    command.arg("publisher").env("PUBLISHER_JOURNAL", folder.path().join("journal"));
+    on_free_ports(&mut command);
+    let publisher = Daemon::start(command, 1);
+    let address = publisher.told("publisher", "replay");
+    let replay = Replay::connect(address);
+    let stream = who_is_there(&replay).stream;
+    let (before, mut most) = (publisher.threads(), 0);
+    for asked in 2..2 + LEAVERS {
+        let leaver = Replay::connect(address);
+        leaver.send(&fetch(stream, BEGINNING, 1 << 20));
+        eventually("it has asked", || {
+            (publisher.metric("publisher", "downpipe_publisher_replay_requests_total") >= asked).then_some(())
+        });
+        most = most.max(publisher.threads());
+    }
+    eventually("they are gone", || (publisher.metric("publisher", CLIENTS) == 1).then_some(()));
+    let is_served = AtomicBool::new(false);
+    let most_later = thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut most = 0;
+            eventually("the one who stays is served", || {
+                most = most.max(publisher.threads());
+                is_served.load(Ordering::Relaxed).then_some(())
+            });
+            most
+        });
+        let _end = EndOnDrop(&is_served);
+        assert_eq!(blocks_of(&replay.fetch(stream, BEGINNING, 1 << 20), BEGINNING).1.next, 20);
+        is_served.store(true, Ordering::Relaxed);
+        looking.join().unwrap()
+    });
+    most = most.max(most_later);
+    assert!(most <= before + MORE_THREADS, "{most} threads, {before} before");
+    publisher.stop();
+}
+
 /// Fetches until it was told often enough to wait, and had its blocks all the same.
 fn ask_among_stallers(replay: &Replay, stream: Stream, count: u64) {
     const BUSY_MIN: usize = 5;
