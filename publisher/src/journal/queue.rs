@@ -144,9 +144,9 @@ impl Queue {
         inner.last_time_ns = inner.last_time_ns.max(time_ns);
     }
 
-    /// Takes records again.
-    pub(crate) fn accept(&self) {
-        self.lock().refusal = None;
+    /// Takes records again, and says whether it had refused them.
+    pub(crate) fn accept(&self) -> bool {
+        self.lock().refusal.take().is_some()
     }
 
     /// Takes nothing any more; what waits is still taken from it.
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(answer.try_recv().unwrap(), Err(AppendError::Unavailable(reason.clone())));
         assert_eq!(queue.append("t", b"body").unwrap_err(), AppendError::Unavailable(reason));
         assert_eq!(queue.bytes(), 0);
-        queue.accept();
+        assert!(queue.accept());
         assert!(queue.append("t", b"body").is_ok());
     }
 

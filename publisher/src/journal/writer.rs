@@ -147,10 +147,10 @@ impl Writer {
     }
 
     fn resume(&mut self) {
-        self.shared.queue.accept();
-        let before = std::mem::replace(&mut *self.shared.health(), Health::Writing);
-        if matches!(before, Health::Waiting(_)) {
-            info!("the journal takes records");
+        let had_refused = self.shared.queue.accept();
+        *self.shared.health() = Health::Writing;
+        if had_refused {
+            info!("the journal takes records again");
         }
     }
 
