@@ -38,12 +38,7 @@ fn fill_and_empty(host: &str, options: &[&str]) {
     assert_eq!(assert_all_is_there(&publisher, &load, &collector), BEGINNING);
     // What was cut back stays so.
     publisher.kill();
-    let publisher = site.start();
-    all_go_to(&publisher, &load, &collector);
-    load.during(|| load.until_acknowledged(20));
-    assert_eq!(assert_all_is_there(&publisher, &load, &collector), BEGINNING);
-    collector.stop();
-    publisher.stop();
+    assert_next_goes_on(&site, &load, collector, 20);
 }
 
 #[test]

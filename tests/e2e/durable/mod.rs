@@ -129,6 +129,16 @@ fn unready(publisher: &Daemon) -> String {
     })
 }
 
+/// The next publisher at a site has all that was acknowledged from the beginning, and acknowledges more.
+fn assert_next_goes_on(site: &Site, load: &Load<'_>, collector: Collector, records: u64) {
+    let publisher = site.start();
+    all_go_to(&publisher, load, &collector);
+    load.during(|| load.until_acknowledged(records));
+    assert_eq!(assert_all_is_there(&publisher, load, &collector), BEGINNING);
+    collector.stop();
+    publisher.stop();
+}
+
 /// Whether a new record is acknowledged. Its text is not one of a load's.
 fn status_of_a_request(publisher: &Daemon) -> u16 {
     publisher.page("publisher", "/downcase?param=X").status

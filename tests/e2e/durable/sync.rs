@@ -56,12 +56,7 @@ fn assert_takes_nothing_until_a_restart(site: &Site, publisher: Daemon, reason: 
     assert_eq!(unready(&publisher), readyz);
     publisher.kill();
 
-    let publisher = site.start();
-    all_go_to(&publisher, &load, &collector);
-    load.during(|| load.until_acknowledged(100));
-    assert_eq!(assert_all_is_there(&publisher, &load, &collector), BEGINNING);
-    collector.stop();
-    publisher.stop();
+    assert_next_goes_on(site, &load, collector, 100);
 }
 
 #[test]
