@@ -6,15 +6,17 @@ WORKDIR /build
 # The dependencies in a layer of their own: built from the manifests and empty sources, and again
 # only when a manifest changes.
 COPY Cargo.toml Cargo.lock ./
+COPY faults/Cargo.toml faults/
 COPY feed/Cargo.toml feed/
 COPY net/Cargo.toml net/
 COPY publisher/Cargo.toml publisher/
 COPY subscriber/Cargo.toml subscriber/
-RUN for crate in feed net publisher subscriber; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
+RUN for crate in faults feed net publisher subscriber; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
  && mkdir -p src benches && echo 'fn main() {}' | tee src/main.rs > benches/pipeline.rs \
  && cargo build --release --locked
 
 COPY src src
+COPY faults faults
 COPY feed feed
 COPY net net
 COPY publisher publisher

@@ -3,9 +3,10 @@
 use crate::cli::{Command, PublisherArgs, SubscriberArgs, UsageError};
 use crate::{diagnostics, health, shutdown};
 use anyhow::{Context, ensure};
+use faults::Faults;
 use net::Endpoint;
 use publisher::journal::SEGMENTS_MAX;
-use publisher::{BindError, Faults, JournalError, Publisher};
+use publisher::{BindError, JournalError, Publisher};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -146,7 +147,7 @@ async fn bind_publisher(args: PublisherArgs) -> anyhow::Result<Publisher> {
         live_budget_bytes: args.live_budget,
         replay_budget_bytes: args.replay_budget,
         peer_timeout: args.peer_timeout,
-        faults: Faults::from_environment(),
+        faults: Faults::from_environment(&publisher::FAULT_POINTS),
     };
     Publisher::bind(config).await.map_err(|error| match error {
         BindError::Journal(error @ JournalError::Name { .. }) => wrong(error.to_string()).into(),

@@ -10,7 +10,6 @@
 
 mod account;
 mod downcase;
-pub mod faults;
 mod http;
 pub mod journal;
 mod live;
@@ -22,7 +21,6 @@ mod pub_server;
 mod replay;
 mod socket_thread;
 
-pub use crate::faults::Faults;
 pub use crate::journal::{AppendError, JournalError};
 pub use crate::name::{Name, NameError};
 pub use crate::pub_server::ServeError;
@@ -35,6 +33,7 @@ use crate::plain::PlainFeed;
 use crate::pub_server::FLUSH_WAIT_MAX;
 use crate::replay::ReplayServer;
 use crate::socket_thread::CLOSE_SLACK;
+use faults::Faults;
 use feed::{Block, Position};
 use net::{Endpoint, HostPort, ListenError};
 use std::io;
@@ -51,6 +50,35 @@ pub const LIVE_BUDGET_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// The longest that [`Publisher::run`] goes on after its shutdown has begun, beside the disk.
 pub const STOP_WAIT_MAX: Duration =
     net::http::DRAIN_WAIT_MAX.saturating_add(LINGER_MAX).saturating_add(FLUSH_WAIT_MAX).saturating_add(CLOSE_SLACK);
+
+/// Every point at which [`Faults`] can strike, in the order in which a journal that is opened, written,
+/// sealed and retired passes them.
+pub const FAULT_POINTS: [&str; 24] = [
+    "open.locked",
+    "open.named",
+    "open.copied",
+    "open.synced",
+    "open.renamed",
+    "open.done",
+    "commit.encoded",
+    "commit.written",
+    "commit.synced",
+    "answer.before",
+    "answer.after",
+    "feed.after",
+    "seal.before",
+    "seal.created",
+    "seal.synced",
+    "seal.renamed",
+    "seal.done",
+    "index.written",
+    "index.renamed",
+    "retire.before",
+    "retire.unlinked",
+    "retire.done",
+    "sync",
+    "write",
+];
 
 /// The wait at shutdown for subscribers to take what was published, and to ask for what they miss.
 const LINGER_MAX: Duration = Duration::from_secs(4);

@@ -2,7 +2,8 @@
 
 use crate::collector::*;
 use crate::harness::*;
-use publisher::{AppendError, Appender, Config, Faults, Publisher};
+use faults::Faults;
+use publisher::{AppendError, Appender, Config, Publisher};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;

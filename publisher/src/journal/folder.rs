@@ -11,7 +11,7 @@
 //! Whatever else lies there is left alone. Who has the folder has an exclusive `flock` on it, and works in
 //! the folder that is locked, wherever it has been moved since: paths are only for messages.
 
-use crate::faults::Faults;
+use faults::Faults;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, linkat, openat, renameat, unlinkat};
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};

@@ -29,8 +29,8 @@ pub use open::JournalError;
 pub(crate) use read::{MESSAGE_OVERHEAD_BYTES, Part, ReadError, Reply};
 
 use crate::Name;
-use crate::faults::Faults;
 use catalog::Catalog;
+use faults::Faults;
 use feed::block::PushError;
 use feed::{Block, Position, StreamId};
 use folder::Folder;

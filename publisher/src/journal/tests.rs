@@ -54,7 +54,7 @@ impl World {
     }
 
     fn open_with(&self, faults: &str) -> Journal {
-        let faults = if faults.is_empty() { Faults::default() } else { Faults::planned(faults) };
+        let faults = if faults.is_empty() { Faults::default() } else { Faults::planned(&crate::FAULT_POINTS, faults) };
         let journal = Journal::open(Options { faults, ..self.options.clone() }).unwrap();
         journal.start(Nobody).unwrap();
         journal
@@ -633,7 +633,10 @@ fn a_journal_without_room_to_open_serves_what_is_sealed_and_opens_once_there_is(
     world.fill(&journal, 0..20);
     let end = journal.standing().next;
     world.close(journal);
-    let journal = Journal::open(Options { faults: Faults::planned("open.copied=error:28"), ..world.options.clone() });
+    let journal = Journal::open(Options {
+        faults: Faults::planned(&crate::FAULT_POINTS, "open.copied=error:28"),
+        ..world.options.clone()
+    });
     let journal = journal.as_ref().unwrap();
     assert!(matches!(journal.health(), Health::Waiting(_)));
     assert!(matches!(world.append(journal, "refused"), Err(AppendError::Unavailable(_))));

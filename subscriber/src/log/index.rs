@@ -25,16 +25,23 @@
 //!
 //! | kind | | first | next, previous | detail | words |
 //! |---|---|---|---|---|---|
-//! | 1 | begin: the first entry of every index | number of the file | | | |
-//! | 2 | stream: where it stands, and who it is | base | position | length of the name | name, then home address |
+//! | 1 | begin: the first entry of every index; its time is the file's | number of the file | | | |
+//! | 2 | stream: where it stands, and who it is | base | position | length of the name | name, then home |
 //! | 3 | block | of its records | behind it | | |
-//! | 4 | plain messages | | | | |
+//! | 4 | plain messages; of stream zero | | | | |
 //! | 5 | lost records | the first | behind them | reason, as in a gap | |
 //! | 6 | fork | where the log stood | where it goes on | | |
-//! | 7 | replaced: the stream is another at its home | where the log stood | highest heard | | the new stream's 16 bytes |
-//! | 8 | moved: the log was moved, deleted or cut from outside | | | | |
-//! | 9 | synced: all before it is on the disk, its text too | | | | |
+//! | 7 | replaced: the stream's home has another now | where the log stood | highest heard | length of the name | 16 bytes: the new stream, 12 bytes: its base, name, then home |
+//! | 8 | moved: the file before was moved, deleted, cut or damaged | number of that file | | why, see [`Aside`] | |
+//! | 9 | synced: what is before is on the disk | bytes of the index | | | |
 //! | 10 | sealed: the log is complete, and gets this name | | | | name |
+//!
+//! An index begins with a begin entry and a stream entry for each stream that the log knows, the one that
+//! was named last for a home behind the others; so the newest index alone tells where to go on.
+//!
+//! A stream entry for a stream that is new to the log is its first contact: `base` and position are the
+//! same. A replaced entry is the first contact of the new stream, or its return, in the same breath. The
+//! end of a synced entry is that of the text that is on the disk.
 
 use feed::{Position, StreamId};
 
@@ -47,6 +54,38 @@ const VERSION: u8 = 1;
 const FIRST_WORDS: usize = 56;
 const MORE_WORDS: usize = ENTRY_BYTES - 8;
 const MORE: u8 = 11;
+
+/// Bytes in the words of a [`Kind::Replaced`] entry before the name: the new stream, and where the log stands in it.
+pub const REPLACED_BYTES: usize = 28;
+
+/// Why a file was set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Aside {
+    /// The log was moved or deleted.
+    Moved = 1,
+    /// The log is shorter than what was on the disk.
+    Shorter = 2,
+    /// The index is damaged.
+    Damaged = 3,
+    /// The log had no index.
+    Adopted = 4,
+}
+
+impl Aside {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Moved, Self::Shorter, Self::Damaged, Self::Adopted];
+
+    /// As lines and names of files have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Moved => "moved",
+            Self::Shorter => "shorter",
+            Self::Damaged => "damaged",
+            Self::Adopted => "adopted",
+        }
+    }
+}
 
 /// What an entry is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

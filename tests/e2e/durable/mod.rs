@@ -60,7 +60,7 @@ impl Site {
         }
         command.arg("--journal").arg(&self.journal).args(&self.options);
         if !faults.is_empty() {
-            command.env(publisher::faults::VARIABLE, faults);
+            command.env(::faults::VARIABLE, faults);
         }
         command
     }

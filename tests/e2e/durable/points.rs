@@ -2,7 +2,7 @@
 
 use super::load::Load;
 use super::*;
-use publisher::faults::POINTS;
+use publisher::FAULT_POINTS;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -43,7 +43,7 @@ impl Crash {
 /// For each point when it is passed, and how often at least in a test's time.
 fn crashes(random: &mut Random) -> Vec<Crash> {
     let mut crashes = Vec::new();
-    for point in POINTS {
+    for point in FAULT_POINTS {
         let (stage, _) = point.split_once('.').unwrap_or((point, ""));
         let mut add = |when, passes: &[u64]| {
             crashes.extend(passes.iter().map(|&pass| Crash { point, pass, when }));

@@ -1,47 +1,23 @@
-//! Faults on purpose, at the named points of the journal's work: only with the feature `faults`.
+//! Faults on purpose, at named points of what the daemons do to their disks: only with the feature `planned`.
 //!
 //! Tests of the real binary set the variable [`VARIABLE`] to what is to happen where, as
 //! `POINT=ACTION@N`, several with commas: at the Nth pass of the point (the first if not given)
-//! `kill` the process with SIGKILL, fail with an `error:ERRNO`, or wait for `delay:MILLISECONDS`.
-//! Without the feature a point is nothing at all.
+//! `kill` the process with SIGKILL, fail with an `error:ERRNO`, or wait for `delay:MILLISECONDS`; with
+//! `@N+` at that pass and each later one. Without the feature a point is nothing at all.
+//!
+//! Each crate has a list of its own points, and takes no notice of those of others: `up` has both.
 
 use std::io;
 
 /// The environment variable that is read.
 pub const VARIABLE: &str = "DOWNPIPE_FAULTS";
 
-/// Every point, in the order in which a journal that is opened, written, sealed and retired passes them.
-pub const POINTS: [&str; 24] = [
-    "open.locked",
-    "open.named",
-    "open.copied",
-    "open.synced",
-    "open.renamed",
-    "open.done",
-    "commit.encoded",
-    "commit.written",
-    "commit.synced",
-    "answer.before",
-    "answer.after",
-    "feed.after",
-    "seal.before",
-    "seal.created",
-    "seal.synced",
-    "seal.renamed",
-    "seal.done",
-    "index.written",
-    "index.renamed",
-    "retire.before",
-    "retire.unlinked",
-    "retire.done",
-    "sync",
-    "write",
-];
-
 /// What is to happen, or nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    #[cfg(any(test, feature = "faults"))]
+    #[cfg(feature = "planned")]
+    points: &'static [&'static str],
+    #[cfg(feature = "planned")]
     planned: std::sync::Arc<Vec<planned::Fault>>,
 }
 
@@ -50,22 +26,22 @@ impl Faults {
     ///
     /// # Errors
     /// The one that was planned.
-    #[cfg(not(any(test, feature = "faults")))]
+    #[cfg(not(feature = "planned"))]
     #[inline(always)]
-    pub(crate) fn at(&self, _point: &str) -> io::Result<()> {
+    pub fn at(&self, _point: &str) -> io::Result<()> {
         Ok(())
     }
 
-    /// What [`VARIABLE`] says. Nothing without the feature.
-    #[cfg(not(any(test, feature = "faults")))]
-    pub fn from_environment() -> Self {
+    /// What [`VARIABLE`] says of `points`. Nothing without the feature.
+    #[cfg(not(feature = "planned"))]
+    pub fn from_environment(_points: &'static [&'static str]) -> Self {
         Self::default()
     }
 }
 
-#[cfg(any(test, feature = "faults"))]
+#[cfg(feature = "planned")]
 mod planned {
-    use super::{Faults, POINTS, VARIABLE, io};
+    use super::{Faults, VARIABLE, io};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
@@ -76,6 +52,7 @@ mod planned {
         point: String,
         action: Action,
         pass: u64,
+        goes_on: bool,
         passed: AtomicU64,
     }
 
@@ -87,27 +64,36 @@ mod planned {
     }
 
     impl Faults {
-        /// What [`VARIABLE`] says.
+        /// What [`VARIABLE`] says of `points`.
         ///
         /// # Panics
         /// It says something else than points and actions.
-        pub fn from_environment() -> Self {
-            std::env::var(VARIABLE).map(|text| Self::planned(&text)).unwrap_or_default()
+        pub fn from_environment(points: &'static [&'static str]) -> Self {
+            Self::planned(points, std::env::var(VARIABLE).as_deref().unwrap_or_default())
         }
 
         /// The faults of a plan as [`VARIABLE`] has it.
         ///
         /// # Panics
         /// It is no plan.
-        pub fn planned(plan: &str) -> Self {
+        pub fn planned(points: &'static [&'static str], plan: &str) -> Self {
             let parse = |fault: &str| parse(fault).unwrap_or_else(|| panic!("{fault:?} is no fault"));
-            Self { planned: Arc::new(plan.split(',').map(parse).collect()) }
+            let planned = plan.split(',').filter(|fault| !fault.is_empty()).map(parse);
+            Self { points, planned: Arc::new(planned.filter(|fault| points.contains(&&*fault.point)).collect()) }
         }
 
-        pub(crate) fn at(&self, point: &str) -> io::Result<()> {
-            assert!(POINTS.contains(&point), "{point} is not in the list");
+        /// Passes a point.
+        ///
+        /// # Errors
+        /// The one that was planned.
+        ///
+        /// # Panics
+        /// The point is in nobody's list.
+        pub fn at(&self, point: &str) -> io::Result<()> {
+            assert!(self.points.is_empty() || self.points.contains(&point), "{point} is not in the list");
             for fault in self.planned.iter().filter(|fault| fault.point == point) {
-                if fault.passed.fetch_add(1, Ordering::Relaxed) + 1 != fault.pass {
+                let pass = fault.passed.fetch_add(1, Ordering::Relaxed) + 1;
+                if pass < fault.pass || (pass > fault.pass && !fault.goes_on) {
                     continue;
                 }
                 match fault.action {
@@ -129,8 +115,8 @@ mod planned {
             Some(("delay", time)) => Action::Delay(Duration::from_millis(time.parse().ok()?)),
             _ => return None,
         };
-        POINTS.contains(&point).then_some(())?;
-        Some(Fault { point: point.to_owned(), action, pass: pass.parse().ok()?, passed: AtomicU64::new(0) })
+        let (pass, goes_on) = pass.strip_suffix('+').map_or((pass, false), |pass| (pass, true));
+        Some(Fault { point: point.to_owned(), action, pass: pass.parse().ok()?, goes_on, passed: AtomicU64::new(0) })
     }
 
     fn kill_self() -> ! {
