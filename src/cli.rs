@@ -5,7 +5,7 @@
 
 use crate::config::{ConfigError, ConfigFile};
 use crate::shutdown;
-use clap::builder::{PossibleValuesParser, Resettable, TypedValueParser};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use hyper::Uri;
@@ -17,10 +17,12 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
-use subscriber::{Format, PlainSource};
+use subscriber::{FeedSource, FirstContact, Format, PlainSource, Stamp};
 
 /// The command that runs if none is named.
 const DEFAULT_COMMAND: &str = "up";
+/// Whom a subscriber follows that was not told.
+const DEFAULT_FEED: &str = "tcp://127.0.0.1:4445";
 /// Options of `up` that are another command's, and have its variable.
 const BORROWED: [(&str, &str); 2] = [("http", "PUBLISHER_HTTP"), ("format", "SUBSCRIBER_FORMAT")];
 
@@ -70,7 +72,7 @@ struct UpArgs {
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<HostPort>,
     /// How a line of the log looks [default: text]
-    #[arg(long, value_parser = format_parser())]
+    #[arg(long, value_parser = named(&Format::ALL))]
     format: Option<Format>,
     #[command(flatten)]
     config: ConfigArgs,
@@ -130,8 +132,13 @@ pub(crate) struct PublisherArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SubscriberArgs {
-    /// A PUB socket to follow, best effort; may be repeated or a comma list
-    #[arg(long, value_name = "[NAME=]ENDPOINT", default_value = "tcp://127.0.0.1:4444", value_delimiter = ',')]
+    /// The numbered feed of a publisher to follow; may be repeated or a comma list [default:
+    /// tcp://127.0.0.1:4445, unless --plain is given]
+    #[arg(long, value_name = "ENDPOINT", value_delimiter = ',')]
+    pub(crate) feed: Vec<FeedSource>,
+    /// Any PUB socket to follow, best effort; may be repeated or a comma list. Of a publisher whose --feed is
+    /// followed everything would be written twice [default: none]
+    #[arg(long, value_name = "[NAME=]ENDPOINT", value_delimiter = ',')]
     pub(crate) plain: Vec<PlainSource>,
     /// The current file of the log; full ones are numbered beside it
     #[arg(long, value_name = "FILE", default_value = "data/subscriber.log")]
@@ -140,11 +147,29 @@ pub(crate) struct SubscriberArgs {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5001")]
     pub(crate) http: HostPort,
     /// How a line of the log looks
-    #[arg(long, default_value = "text", value_parser = format_parser())]
+    #[arg(long, default_value = "text", value_parser = named(&Format::ALL))]
     pub(crate) format: Format,
     /// When a file of the log is full
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size::<{ subscriber::ROTATE_BYTES_MIN }>)]
     pub(crate) rotate_size: u64,
+    /// The time after which a file is full, counted from midnight UTC: 1h, 1day
+    #[arg(long, value_name = "TIME", default_value = "never", value_parser = rotate_every)]
+    pub(crate) rotate_every: RotateEvery,
+    /// How many full files are kept; the oldest are removed [default: all]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keep: Option<u64>,
+    /// Where to begin with a publisher that the log does not know yet
+    #[arg(long, value_name = "WHERE", default_value = "earliest", value_parser = named(&FROM))]
+    pub(crate) from: FirstContact,
+    /// Which time a line of text or article shows: that of receipt, or of publishing where it is known
+    #[arg(long, value_name = "TIME", default_value = "received", value_parser = named(&Stamp::ALL))]
+    pub(crate) stamp: Stamp,
+    /// How often what was written is synced; a power cut costs no record in any case, if its publisher still has it
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = sync_every)]
+    pub(crate) sync: Duration,
+    /// Set aside a log that has no index, rather than being refused by it
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true)]
+    pub(crate) adopt: bool,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -181,12 +206,29 @@ pub(crate) struct HealthArgs {
     pub(crate) url: Uri,
 }
 
-fn format_parser() -> impl TypedValueParser<Value = Format> {
-    let names = Format::ALL.map(|(name, _)| name);
-    PossibleValuesParser::new(names).map(|chosen| {
-        let format = Format::ALL.into_iter().find(|(name, _)| *name == chosen);
-        format.expect("only names of formats are possible").1
+/// Where to begin, by name.
+const FROM: [(&str, FirstContact); 2] = [("earliest", FirstContact::Earliest), ("latest", FirstContact::Latest)];
+
+/// A period, or never: `Option` itself would be taken for an option that may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RotateEvery(pub(crate) Option<Duration>);
+
+/// One of the values that have names.
+fn named<T: Copy + Send + Sync + 'static>(values: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(values.iter().map(|(name, _)| *name)).map(move |chosen| {
+        let value = values.iter().find(|(name, _)| *name == chosen);
+        value.expect("only these names are possible").1
     })
+}
+
+impl SubscriberArgs {
+    /// Who says nothing of sources follows the publisher of this machine.
+    fn with_default_feed(mut self) -> Self {
+        if self.feed.is_empty() && self.plain.is_empty() {
+            self.feed = vec![DEFAULT_FEED.parse().expect("the default is an endpoint")];
+        }
+        self
+    }
 }
 
 fn size<const MIN: u64>(text: &str) -> Result<u64, String> {
@@ -217,6 +259,19 @@ fn peer_timeout(text: &str) -> Result<Duration, String> {
 fn retain_age(text: &str) -> Result<Duration, String> {
     let year = Duration::from_secs(366 * 24 * 3600);
     time(text, Duration::from_secs(1)..=100 * year, "not between 1s and 100years")
+}
+
+fn sync_every(text: &str) -> Result<Duration, String> {
+    time(text, Duration::from_millis(10)..=Duration::from_secs(60), "not between 10ms and 1m")
+}
+
+fn rotate_every(text: &str) -> Result<RotateEvery, String> {
+    if text == "never" {
+        return Ok(RotateEvery(None));
+    }
+    let year = Duration::from_secs(366 * 24 * 3600);
+    time(text, Duration::from_secs(1)..=year, "neither `never` nor between 1s and 1year")
+        .map(|time| RotateEvery(Some(time)))
 }
 
 fn time(text: &str, bounds: RangeInclusive<Duration>, wrong: &str) -> Result<Duration, String> {
@@ -276,7 +331,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
             up(args, data_is_flag, &file, bare)?
         }
         Parsed::Publisher(args) => Command::Publisher(args),
-        Parsed::Subscriber(args) => Command::Subscriber(args),
+        Parsed::Subscriber(args) => Command::Subscriber(args.with_default_feed()),
         Parsed::Health(args) => Command::Health(args),
     })
 }
@@ -295,12 +350,8 @@ fn up(args: UpArgs, data_is_flag: bool, file: &ConfigFile, bare: clap::Command) 
     let bare = bare.mut_subcommand("publisher", |publisher| {
         publisher.mut_arg("journal", |arg| arg.default_value(default_journal))
     });
-    let bare = bare.mut_subcommand("subscriber", |subscriber| {
-        subscriber
-            .mut_arg("log", |arg| arg.default_value(default_log))
-            // Its own publisher it follows anyway; these are others.
-            .mut_arg("plain", |arg| arg.default_value(Resettable::Reset))
-    });
+    let bare =
+        bare.mut_subcommand("subscriber", |subscriber| subscriber.mut_arg("log", |arg| arg.default_value(default_log)));
     let parse = |name: &str| resolve(file, bare.clone(), &["downpipe".into(), name.into()]);
     let (Parsed::Publisher(mut publisher), Parsed::Subscriber(mut subscriber)) =
         (parse("publisher")?, parse("subscriber")?)
@@ -384,6 +435,10 @@ mod tests {
         assert!(retain_age("1ms").is_err() && retain_age("101years").is_err());
         assert!(segment_bytes("63KiB").is_err() && segment_bytes("257MiB").is_err());
         assert_eq!(segment_bytes("64KiB"), Ok(65_536));
+        assert_eq!(rotate_every("never"), Ok(RotateEvery(None)));
+        assert_eq!(rotate_every("1h"), Ok(RotateEvery(Some(Duration::from_secs(3600)))));
+        assert!(rotate_every("500ms").is_err() && rotate_every("often").is_err());
+        assert!(sync_every("1ms").is_err() && sync_every("2m").is_err());
         assert!(peer_timeout("999ms").is_err() && peer_timeout("3600.5s").is_err() && peer_timeout("soon").is_err());
     }
 }

@@ -104,7 +104,7 @@ fn option<'a>(command: &'a clap::Command, subcommand: &str, key: &str) -> Option
 /// its environment yet, so that all that can be wrong is the value.
 fn check_value(command: &clap::Command, subcommand: &str, key: &str, value: &Value) -> Result<(), String> {
     let option = option(command, subcommand, key).ok_or("there is no such option")?;
-    let values = texts(value).ok_or("the value is not a text, a number, or a list of them")?;
+    let values = texts(value).ok_or("the value is not a text, a number, true or false, or a list of them")?;
     if values.is_empty() {
         return Err("the list is empty".to_owned());
     }
@@ -128,6 +128,7 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::String(text) => Some(vec![text.clone()]),
         Value::Integer(number) => Some(vec![number.to_string()]),
+        Value::Boolean(value) => Some(vec![value.to_string()]),
         Value::Array(values) => {
             let values = values.iter().map(|value| if value.is_array() { None } else { texts(value) });
             Some(values.collect::<Option<Vec<_>>>()?.concat())

@@ -19,7 +19,8 @@ use tracing::info;
 const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(9);
 // In `up` one stops after the other, and the log has to be begun to be finished before the time is up.
 const _: () = assert!(
-    publisher::STOP_WAIT_MAX.saturating_add(subscriber::READ_WAIT_MAX).as_millis() < SHUTDOWN_WAIT_MAX.as_millis()
+    publisher::STOP_WAIT_MAX.saturating_add(subscriber::READ_WAIT_MAX.saturating_mul(2)).as_millis()
+        < SHUTDOWN_WAIT_MAX.as_millis()
 );
 /// A signal within this time of the first is the same one, sent to the process and to its group.
 const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);

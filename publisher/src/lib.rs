@@ -255,8 +255,8 @@ impl Publisher {
 
     /// Serves until `shutdown`; then stops accepting, finishes the requests in hand, commits what waits,
     /// lets subscribers take what was published and ask for what they miss, and disconnects them, each
-    /// within its bound. Only the disk has none. Returns how many messages were handed to the plain
-    /// feed, for whoever knows how many arrived.
+    /// within its bound. Only the disk has none. Returns the sequence number behind the last record, for
+    /// whoever knows how far others have come.
     pub async fn run(self, shutdown: CancellationToken) -> u64 {
         let shared = self.shared;
         net::http::serve(self.http, http::router(shared.clone()), shutdown).await;
@@ -269,7 +269,7 @@ impl Publisher {
         }
         tokio::join!(plain.close(), live.close(), replay.close());
         info!("publisher stopped");
-        plain.sent()
+        shared.journal.standing().next.next
     }
 }
 

@@ -1,8 +1,9 @@
 //! A plain source: one SUB socket on any PUB socket, for as long as it takes.
 //!
-//! The crate's SUB reconnects by itself, but its greeting on reconnect has no timeout and outlives
-//! the socket. So this supervises: at the first sign of a lost connection the socket is dropped and
-//! a new one made, with a timeout, the name resolved anew, and a back-off of our own.
+//! At the first sign of a lost connection the socket is dropped and a new one made (see [`sockets`]
+//! for why), after a back-off.
+//!
+//! [`sockets`]: crate::sockets
 //!
 //! PUB/SUB has no heartbeat that every publisher answers, and a publisher that vanishes without a
 //! word leaves a connection that is silent for ever. So while one is silent, its name is resolved
@@ -10,49 +11,37 @@
 //! is made and taken back: a host that has restarted answers that with a reset, and on one that is
 //! gone TCP gives up after the kernel's retransmissions, about 15 minutes.
 
+use crate::link::Link;
 use crate::log::format::Message;
-use crate::log::writer::Queue;
+use crate::log::queue::Queue;
 use crate::metrics::SourceMetrics;
+use crate::sockets::{Subscription, resolve};
 use bytes::Bytes;
 use chrono::Utc;
-use futures_util::future::select_ok;
-use futures_util::{Stream, StreamExt};
 use net::{AddressError, Endpoint};
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::lookup_host;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use zeromq::{Socket, SocketEvent, SocketOptions, SocketRecv, SubSocket, ZmqError, ZmqMessage};
+use zeromq::ZmqMessage;
 
 /// The longest name of a source, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 /// The largest message that is written; a larger one is dropped, counted and warned of.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-/// The wait for a name to be resolved.
-const RESOLVE_WAIT_MAX: Duration = Duration::from_secs(10);
-/// The wait for a connection and its handshake.
-const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Addresses of one name that are tried, all at once.
-const ADDRESSES_MAX: usize = 8;
 /// The pause before the first reconnect, and before the last of many; each time twice as long.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often a connection is nudged, and its name resolved while it is silent.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
-/// The wait for a subscription to be sent.
-const SUBSCRIBE_WAIT_MAX: Duration = Duration::from_secs(2);
-/// What is subscribed to, and at once no more, to have something sent.
-const NUDGE_PREFIX: &str = "\0downpipe\0still there?";
 /// At shutdown: the silence after which a source counts as read to its end, and the longest it is read on.
-const DRAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+const DRAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 
 /// Where to subscribe, and what to call it in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,26 +102,6 @@ impl fmt::Display for PlainSource {
     }
 }
 
-/// Whether a source is connected, and if not, why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Link {
-    Connected,
-    Waiting(String),
-}
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-enum ConnectError {
-    #[error("cannot resolve the name: {0}")]
-    Resolve(io::Error),
-    #[error("the name has no address")]
-    NoAddress,
-    #[error("the publisher takes no subscription")]
-    NotTaken,
-    #[error("{0}")]
-    Socket(#[from] ZmqError),
-}
-
 /// How a connection ended.
 enum End {
     Shutdown,
@@ -153,14 +122,16 @@ impl Follower {
     pub(crate) async fn run(self) {
         let mut pause = BACK_OFF.0;
         loop {
-            let Some(connected) = self.shutdown.run_until_cancelled(connect(&self.source.endpoint)).await else {
+            let Some(connected) =
+                self.shutdown.run_until_cancelled(Subscription::open(self.source.endpoint.address())).await
+            else {
                 return;
             };
             match connected {
                 Err(error) => self.not_connected(error.to_string()),
                 Ok(connection) => {
                     pause = BACK_OFF.0;
-                    info!(source = %self.source, address = %connection.address, "connected");
+                    info!(source = %self.source, address = %connection.address(), "connected");
                     self.metrics.connects.inc();
                     self.link.send_replace(Link::Connected);
                     match self.receive(connection).await {
@@ -189,11 +160,12 @@ impl Follower {
         }
     }
 
-    async fn receive(&self, mut connection: Connection) -> End {
+    async fn receive(&self, mut connection: Subscription) -> End {
         let mut nudge = interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
         nudge.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let heard = AtomicBool::new(false);
-        let mut moved = pin!(moved(&self.source.endpoint, connection.address, &heard));
+        let address = connection.address();
+        let mut moved = pin!(moved(&self.source.endpoint, address, &heard));
         let mut drain = Drain::NotYet;
         loop {
             let message = tokio::select! {
@@ -205,15 +177,12 @@ impl Follower {
                     continue;
                 }
                 () = drain.over() => return End::Shutdown,
-                message = connection.socket.recv() => match message {
+                message = connection.receive() => match message {
                     Ok(message) => message,
                     Err(error) => return End::Lost(error.to_string()),
                 },
-                () = disconnected(&mut connection.events) => {
-                    return End::Lost("the publisher closed the connection".to_owned());
-                }
                 () = drain.quiet() => return End::Shutdown,
-                () = &mut moved => return End::Lost(format!("the publisher is no longer at {}", connection.address)),
+                () = &mut moved => return End::Lost(format!("the publisher is no longer at {address}")),
                 _ = nudge.tick() => match connection.nudge().await {
                     Ok(()) => continue,
                     Err(error) => return End::Lost(error.to_string()),
@@ -241,7 +210,7 @@ impl Follower {
         }
         self.metrics.messages.inc();
         let (topic, body) = topic_and_body(&frames);
-        self.queue.put(Message { received, source: self.source.name.clone(), topic, body }).await
+        self.queue.message(Message { received, source: self.source.name.clone(), topic, body }).await.is_ok()
     }
 }
 
@@ -287,102 +256,17 @@ async fn moved(endpoint: &Endpoint, address: SocketAddr, heard: &AtomicBool) {
     loop {
         sleep(CHECK_EVERY).await;
         // A resolver that fails says nothing about the publisher.
-        let leads_elsewhere = resolve(endpoint).await.is_ok_and(|addresses| !addresses.contains(&address));
+        let leads_elsewhere = resolve(endpoint.address()).await.is_ok_and(|addresses| !addresses.contains(&address));
         if !heard.swap(false, Ordering::Relaxed) && leads_elsewhere {
             return;
         }
     }
 }
 
-/// A SUB socket that is connected.
-struct Connection {
-    socket: SubSocket,
-    events: Events,
-    address: SocketAddr,
-}
-
-/// What the socket tells of its connection.
-type Events = Box<dyn Stream<Item = SocketEvent> + Send + Unpin>;
-
-async fn disconnected(events: &mut Events) {
-    while let Some(event) = events.next().await {
-        if matches!(event, SocketEvent::Disconnected(_)) {
-            return;
-        }
-    }
-}
-
-impl Connection {
-    /// Sends something that changes nothing.
-    async fn nudge(&mut self) -> Result<(), ConnectError> {
-        let nudge = async {
-            self.socket.subscribe(NUDGE_PREFIX).await?;
-            self.socket.unsubscribe(NUDGE_PREFIX).await
-        };
-        Ok(timeout(SUBSCRIBE_WAIT_MAX, nudge).await.map_err(|_| ConnectError::NotTaken)??)
-    }
-}
-
-/// Connects to the first address of the endpoint that answers.
-async fn connect(endpoint: &Endpoint) -> Result<Connection, ConnectError> {
-    let addresses = resolve(endpoint).await?;
-    if addresses.is_empty() {
-        return Err(ConnectError::NoAddress);
-    }
-    let attempts = addresses.into_iter().take(ADDRESSES_MAX).map(|address| Box::pin(connect_to(address)));
-    let (connection, _) = select_ok(attempts).await?;
-    Ok(connection)
-}
-
-async fn connect_to(address: SocketAddr) -> Result<Connection, ConnectError> {
-    let mut options = SocketOptions::default();
-    options.connect_timeout(CONNECT_WAIT_MAX);
-    let mut socket = SubSocket::with_options(options);
-    let events = Box::new(socket.monitor());
-    socket.connect(&Endpoint::from(address).to_string()).await?;
-    // Not before the connection: the crate would send it then, and say nothing if that failed.
-    let subscribed = timeout(SUBSCRIBE_WAIT_MAX, socket.subscribe("")).await;
-    subscribed.map_err(|_| ConnectError::NotTaken)??;
-    Ok(Connection { socket, events, address })
-}
-
-async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
-    let address = endpoint.address();
-    let lookup = lookup_host((address.host(), address.port()));
-    match timeout(RESOLVE_WAIT_MAX, lookup).await {
-        Ok(Ok(addresses)) => Ok(addresses.collect()),
-        Ok(Err(error)) => Err(ConnectError::Resolve(error)),
-        Err(_) => Err(ConnectError::Resolve(io::ErrorKind::TimedOut.into())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zeromq::{PubSocket, SocketSend};
-
-    async fn publisher() -> (PubSocket, Endpoint) {
-        let mut publisher = PubSocket::new();
-        let bound = publisher.bind("tcp://127.0.0.1:0").await.unwrap().to_string();
-        (publisher, bound.parse().unwrap())
-    }
-
-    #[tokio::test]
-    async fn a_nudge_reaches_the_publisher_and_changes_nothing() {
-        let (mut publisher, endpoint) = publisher().await;
-        let mut connection = connect(&endpoint).await.unwrap();
-        for number in 0..10 {
-            connection.nudge().await.unwrap();
-            // The first ones may be sent before the subscription has arrived.
-            let received = loop {
-                publisher.send(format!("{number}").into()).await.unwrap();
-                if let Ok(received) = timeout(Duration::from_millis(10), connection.socket.recv()).await {
-                    break received.unwrap();
-                }
-            };
-            assert!(received.get(0).is_some_and(|frame| *frame != NUDGE_PREFIX.as_bytes()));
-        }
-    }
+    use tokio::time::timeout;
 
     #[tokio::test(start_paused = true)]
     async fn a_name_that_leads_elsewhere_ends_a_silent_connection_and_no_other() {

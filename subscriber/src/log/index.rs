@@ -194,6 +194,14 @@ impl Entry {
     /// # Panics
     /// The words are longer than [`WORDS_BYTES_MAX`].
     pub fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_at(self.end, out);
+    }
+
+    /// The same, with another end.
+    ///
+    /// # Panics
+    /// As [`Self::encode`].
+    pub(crate) fn encode_at(&self, end: u64, out: &mut Vec<u8>) {
         assert!(self.words.len() <= WORDS_BYTES_MAX, "names are checked before they are entered");
         let begin = out.len();
         let (here, more) = self.words.split_at(self.words.len().min(FIRST_WORDS));
@@ -203,7 +211,7 @@ impl Entry {
         out.extend(self.stream.0);
         out.extend(self.first.to_le_bytes());
         out.extend(self.next.next.to_le_bytes());
-        out.extend(self.end.to_le_bytes());
+        out.extend(end.to_le_bytes());
         out.extend(self.lines.to_le_bytes());
         out.extend(self.text_crc.to_le_bytes());
         out.extend(self.next.previous.to_le_bytes());
@@ -233,7 +241,10 @@ impl Entry {
         let length = usize::from(u16::from_le_bytes([head[6], head[7]]));
         field("length of words", length as u64, length <= WORDS_BYTES_MAX)?;
         let (first, next) = (u64_at(head, 24), u64_at(head, 32));
-        let mut words = head[72..].to_vec();
+        let mut words = Vec::new();
+        if length > 0 || head[72..] != [0; FIRST_WORDS] {
+            words.extend(&head[72..]);
+        }
         while words.len() < length {
             let (more, behind) = rest.split_first_chunk::<ENTRY_BYTES>().ok_or(EntryError::Short)?;
             check(more)?;

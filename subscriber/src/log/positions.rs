@@ -25,6 +25,37 @@ pub(crate) struct Standing {
     named: u64,
 }
 
+impl Standing {
+    /// As the beginning of an index has it.
+    pub(crate) fn entry(&self, stream: StreamId) -> Entry {
+        stream_entry(stream, self.base, self.at, &self.name, &self.home)
+    }
+}
+
+/// An entry that says where a stream stands and who it is.
+pub(crate) fn stream_entry(stream: StreamId, base: u64, at: Position, name: &str, home: &str) -> Entry {
+    let words = [name.as_bytes(), home.as_bytes()].concat();
+    let detail = name.len() as u32;
+    Entry { stream, first: base, next: at, detail, words, ..Entry::new(Kind::Stream, 0) }
+}
+
+/// An entry that says that the stream of `home` was `old`, of which the log has what is before `from` and
+/// more was heard of, and is `new` now, in which the log stands at `base`.
+pub(crate) fn replaced_entry(
+    (old, from, heard): (StreamId, u64, u64),
+    (new, base): (StreamId, Position),
+    name: &str,
+    home: &str,
+) -> Entry {
+    let mut words = new.0.to_vec();
+    words.extend(base.next.to_le_bytes());
+    words.extend(base.previous.to_le_bytes());
+    words.extend(name.bytes().chain(home.bytes()));
+    let next = Position { next: heard, previous: 0 };
+    let detail = name.len() as u32;
+    Entry { stream: old, first: from, next, detail, words, ..Entry::new(Kind::Replaced, 0) }
+}
+
 /// Where all streams stand.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Positions {
@@ -76,8 +107,22 @@ impl Positions {
     }
 
     /// Follows an entry of a damaged index, whatever came before it. What makes no sense is passed over.
+    ///
+    /// A stream whose own entry cannot be read is called by its id, and has no home, which is whoever
+    /// serves it next.
     pub(crate) fn apply_anyway(&mut self, entry: &Entry) {
+        if let Kind::Block | Kind::Lost | Kind::Fork = entry.kind
+            && !self.streams.contains_key(&entry.stream)
+        {
+            let base = Position { next: entry.first, previous: 0 };
+            self.name(entry.stream, &entry.stream.to_string(), "", base.next, base);
+        }
         let _ = self.follow(entry);
+    }
+
+    /// Whether a source is where a stream was met.
+    pub(crate) fn is_home(&self, stream: StreamId, home: &str) -> bool {
+        self.get(stream).is_some_and(|standing| standing.home == home || standing.home.is_empty())
     }
 
     fn follow(&mut self, entry: &Entry) -> Option<()> {
@@ -145,15 +190,11 @@ mod tests {
     }
 
     fn named(stream: StreamId, base: u64, home: &str) -> Entry {
-        Entry { detail: 4, words: format!("name{home}").into(), ..entry(Kind::Stream, stream, base, base) }
+        stream_entry(stream, base, at(base), "name", home)
     }
 
     fn replaced(old: StreamId, first: u64, heard: u64, new: StreamId, base: Position, home: &str) -> Entry {
-        let mut words = new.0.to_vec();
-        words.extend(base.next.to_le_bytes());
-        words.extend(base.previous.to_le_bytes());
-        words.extend(format!("name{home}").bytes());
-        Entry { detail: 4, words, ..entry(Kind::Replaced, old, first, heard) }
+        replaced_entry((old, first, heard), (new, base), "name", home)
     }
 
     #[test]
@@ -185,7 +226,9 @@ mod tests {
         assert_eq!((positions.len(), positions.get(A).unwrap().at), (1, at(7)));
         positions.apply_anyway(&entry(Kind::Block, A, 20, 30));
         positions.apply_anyway(&entry(Kind::Block, B, 20, 30));
-        assert_eq!((positions.len(), positions.get(A).unwrap().at), (1, at(30)));
+        let b = positions.get(B).unwrap();
+        assert_eq!((positions.len(), positions.get(A).unwrap().at, b.at, b.base), (2, at(30), at(30), 20));
+        assert!(positions.is_home(B, "anybody") && !positions.is_home(A, "anybody"));
     }
 
     #[test]

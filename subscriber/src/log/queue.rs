@@ -37,7 +37,7 @@ pub(crate) enum Command {
     /// State something, under the same conditions.
     State { source: SourceId, epoch: u64, statement: Statement, received: DateTime<Utc> },
     /// Who serves the stream?
-    Claim { source: SourceId, stream: StreamId, answer: oneshot::Sender<Claim> },
+    Claim { source: SourceId, epoch: u64, stream: StreamId, answer: oneshot::Sender<Option<Claim>> },
     /// Where did something end, last at or below `at_most`?
     Boundary { stream: StreamId, at_most: u64, answer: oneshot::Sender<Option<Position>> },
     /// The source serves nothing any more.
@@ -97,6 +97,8 @@ pub(crate) struct Desk {
     pub(crate) heard: Heard,
     /// The highest epoch of which something was refused.
     pub(crate) refused: watch::Sender<u64>,
+    /// Where the log stands in the stream that the source serves.
+    pub(crate) written: watch::Sender<u64>,
 }
 
 /// A source's end of the queue; the writer ends when the last of them is dropped.
@@ -107,21 +109,51 @@ pub(crate) struct Queue {
     budget_bytes: usize,
     heard: Heard,
     refused: watch::Receiver<u64>,
+    written: watch::Receiver<u64>,
     epoch: u64,
 }
 
-/// A queue for each source, in order, and the writer's end of them.
-pub(crate) fn queues(homes: Vec<String>) -> (Vec<Queue>, Vec<Desk>, mpsc::Receiver<Command>) {
+/// Tells whether the writer is there, and holds it until it is dropped.
+pub(crate) struct Hold(mpsc::Sender<Command>);
+
+impl Hold {
+    /// Waits until the writer is gone.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+/// Both ends of the way to the writer.
+pub(crate) struct Queues {
+    /// One for each source, in order.
+    pub(crate) queues: Vec<Queue>,
+    pub(crate) hold: Hold,
+    /// The writer's side.
+    pub(crate) desks: Vec<Desk>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+}
+
+/// The queues of sources that are called so.
+pub(crate) fn queues(homes: Vec<String>) -> Queues {
     let (sender, receiver) = mpsc::channel(QUEUE_COMMANDS_MAX);
     let budget_bytes = (QUEUE_BYTES_MAX / homes.len().max(1)).max(SOURCE_BYTES_MIN);
     let (mut queues, mut desks) = (Vec::new(), Vec::new());
     for (source, home) in homes.into_iter().enumerate() {
-        let (heard, (refused, refusals)) = (Heard::new(), watch::channel(0));
+        let (heard, (refused, refusals), (wrote, written)) = (Heard::new(), watch::channel(0), watch::channel(0));
         let budget = Arc::new(Semaphore::new(budget_bytes));
-        desks.push(Desk { home, heard: heard.clone(), refused });
-        queues.push(Queue { sender: sender.clone(), source, budget, budget_bytes, heard, refused: refusals, epoch: 1 });
+        desks.push(Desk { home, heard: heard.clone(), refused, written: wrote });
+        queues.push(Queue {
+            sender: sender.clone(),
+            source,
+            budget,
+            budget_bytes,
+            heard,
+            refused: refusals,
+            written,
+            epoch: 1,
+        });
     }
-    (queues, desks, receiver)
+    Queues { queues, hold: Hold(sender), desks, commands: receiver }
 }
 
 impl Queue {
@@ -145,10 +177,11 @@ impl Queue {
         self.send(Command::State { source, epoch, statement, received }).await
     }
 
-    /// Asks who serves a stream; answered behind all that was handed over.
-    pub(crate) async fn claim(&self, stream: StreamId) -> Result<Claim, Gone> {
+    /// Asks who serves a stream; answered behind all that was handed over. `None`: the log knows as many
+    /// streams as it can, and this is one more.
+    pub(crate) async fn claim(&self, stream: StreamId) -> Result<Option<Claim>, Gone> {
         let (answer, answered) = oneshot::channel();
-        self.send(Command::Claim { source: self.source, stream, answer }).await?;
+        self.send(Command::Claim { source: self.source, epoch: self.epoch, stream, answer }).await?;
         answered.await.map_err(|_| Gone)
     }
 
@@ -162,6 +195,11 @@ impl Queue {
     /// Gives up whatever stream it serves.
     pub(crate) async fn release(&self) -> Result<(), Gone> {
         self.send(Command::Release { source: self.source }).await
+    }
+
+    /// The sequence at which the log stands in the stream that the source serves.
+    pub(crate) fn written(&self) -> watch::Receiver<u64> {
+        self.written.clone()
     }
 
     /// Something came from the publisher now.
