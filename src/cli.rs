@@ -50,6 +50,30 @@ enum Parsed {
     Publisher(PublisherArgs),
     /// Run the daemon that writes the log
     Subscriber(SubscriberArgs),
+    /// Prove that a log is what its index says, and that no record of it is missing
+    ///
+    /// Reads every file of the log, beside a subscriber that writes it too, and prints on stdout, one name
+    /// and value a line:
+    ///
+    ///   records     records whose line is in the log, and is what was written
+    ///   publishers  addresses that they came from
+    ///   missing     records that are not there
+    ///   duplicated  records that are there twice
+    ///   lost        records that the log itself says are lost
+    ///   forks       times that a publisher's history went another way
+    ///   damaged     entries, texts and files that are not what they were
+    ///
+    /// Then for each stream where the log stands in it and where it begins, and how many lines of plain
+    /// sources there are, which have no numbers:
+    ///
+    ///   position NEXT STREAM BASE NAME
+    ///   plain N
+    ///
+    /// What is wrong is said on stderr, with file and byte. What the end of the current file has that was
+    /// not synced yet is in flight, and not missing. Exit 0 only if nothing is missing, duplicated, lost,
+    /// forked or damaged; else 1.
+    #[command(verbatim_doc_comment)]
+    Verify(VerifyArgs),
     /// Ask a running daemon whether it is ready; exit 0 if it is
     Health(HealthArgs),
 }
@@ -60,6 +84,7 @@ pub(crate) enum Command {
     Up { diagnostics: DiagnosticsArgs, publisher: PublisherArgs, subscriber: SubscriberArgs },
     Publisher(PublisherArgs),
     Subscriber(SubscriberArgs),
+    Verify(VerifyArgs),
     Health(HealthArgs),
 }
 
@@ -200,6 +225,16 @@ pub(crate) enum DiagnosticsFormat {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The current file of the log, whose index and whose full files lie beside it
+    #[arg(value_name = "LOG")]
+    pub(crate) log: PathBuf,
+    /// Compare it with what a publisher has: the address of its replay
+    #[arg(long, value_name = "ENDPOINT", value_parser = replay_endpoint)]
+    pub(crate) against: Option<Endpoint>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct HealthArgs {
     /// The daemon to ask; no path means /readyz
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:5000", value_parser = http_url)]
@@ -242,6 +277,10 @@ fn size<const MIN: u64>(text: &str) -> Result<u64, String> {
 fn advertised(text: &str) -> Result<HostPort, String> {
     let address: HostPort = text.parse().map_err(|error: AddressError| error.to_string())?;
     if address.port() == 0 { Err("port 0 is nobody's".to_owned()) } else { Ok(address) }
+}
+
+fn replay_endpoint(text: &str) -> Result<Endpoint, AddressError> {
+    text.parse::<Endpoint>()?.connectable()
 }
 
 fn segment_bytes(text: &str) -> Result<u64, String> {
@@ -332,6 +371,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
         }
         Parsed::Publisher(args) => Command::Publisher(args),
         Parsed::Subscriber(args) => Command::Subscriber(args.with_default_feed()),
+        Parsed::Verify(args) => Command::Verify(args),
         Parsed::Health(args) => Command::Health(args),
     })
 }

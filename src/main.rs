@@ -9,6 +9,7 @@ mod diagnostics;
 mod health;
 mod run;
 mod shutdown;
+mod verify;
 
 use crate::cli::UsageError;
 use std::process::ExitCode;

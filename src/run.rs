@@ -1,7 +1,7 @@
 //! Runs a command: builds the daemons from their options, says when they serve, and stops them in order.
 
 use crate::cli::{Command, PublisherArgs, SubscriberArgs, UsageError};
-use crate::{diagnostics, health, shutdown};
+use crate::{diagnostics, health, shutdown, verify};
 use anyhow::{Context, ensure};
 use faults::Faults;
 use net::Endpoint;
@@ -40,11 +40,17 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
             let _diagnostics = diagnostics::start(&args.diagnostics, "subscriber")?;
             serve(run_subscriber(args))
         }
-        Command::Health(args) => {
-            let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-            runtime.block_on(health::check(&args.url))
-        }
+        Command::Verify(args) => ask(verify::run(&args)),
+        Command::Health(args) => ask(health::check(&args.url)),
     }
+}
+
+/// Runs what ends by itself.
+fn ask(question: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let result = runtime.block_on(question);
+    runtime.shutdown_timeout(RUNTIME_WAIT_MAX);
+    result
 }
 
 fn serve(daemon: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

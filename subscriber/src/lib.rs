@@ -13,6 +13,7 @@ mod log;
 mod metrics;
 mod sockets;
 mod source;
+pub mod verify;
 
 pub use crate::follow::FeedSource;
 pub use crate::log::error::LogError;

@@ -28,6 +28,7 @@ fn help_names_every_option_its_variable_and_its_default() {
         ("up", vec!["--data <DIR>", "[env: UP_DATA]", "[default: data]", "[env: PUBLISHER_HTTP]", "127.0.0.1:5000"]),
         ("publisher", vec!["--plain <ENDPOINT>", "[env: PUBLISHER_PLAIN]", "[default: tcp://127.0.0.1:4444]", "32MiB"]),
         ("subscriber", vec!["--rotate-size <SIZE>", "[env: SUBSCRIBER_ROTATE_SIZE]", "[default: 64MiB]", "article"]),
+        ("verify", vec!["--against <ENDPOINT>", "[env: VERIFY_AGAINST]", "position NEXT STREAM BASE NAME"]),
         ("health", vec!["http://127.0.0.1:5000"]),
     ] {
         let help = help(command);
@@ -37,7 +38,9 @@ fn help_names_every_option_its_variable_and_its_default() {
     }
     let help = run(&["--help"]).stdout;
     assert!(
-        ["up", "publisher", "subscriber", "health"].iter().all(|command| help.contains(&format!("\n  {command} ")))
+        ["up", "publisher", "subscriber", "verify", "health"]
+            .iter()
+            .all(|command| help.contains(&format!("\n  {command} ")))
     );
     assert_eq!(run(&["--version"]).stdout, format!("downpipe {}\n", env!("CARGO_PKG_VERSION")));
 }
@@ -65,6 +68,10 @@ fn a_wrong_command_line_is_refused_with_2() {
         (&["subscriber", "--format=xml"], "'xml'"),
         (&["subscriber", "--rotate-size=10"], "1024 bytes"),
         (&["health", "ftp://x"], "http://127.0.0.1:5000"),
+        (&["verify"], "<LOG>"),
+        (&["verify", "x", "y"], "'y'"),
+        (&["verify", "x", "--against=127.0.0.1:4446"], "`127.0.0.1:4446` is not a TCP endpoint"),
+        (&["verify", "x", "--against=tcp://*:4446"], "cannot be connected to"),
     ] {
         assert_refused(&run(args), 2, named);
     }
@@ -223,6 +230,18 @@ fn health_asks_the_daemon_and_tells_its_reasons() {
     let subscriber = subscriber(folder.path(), "tcp://127.0.0.1:9", &[]);
     let url = format!("http://{}", subscriber.told("subscriber", "http"));
     assert_refused(&run(&["health", &url]), 1, "is not ready (503): tcp://127.0.0.1:9 is not connected: ");
+}
+
+#[test]
+fn what_is_no_log_is_not_verified_and_a_publisher_that_is_not_there_is_named() {
+    let folder = folder();
+    let log = folder.path().join("subscriber.log");
+    let log = log.to_str().unwrap();
+    assert_refused(&run(&["verify", log]), 1, &format!("downpipe: there is no log {log}\n"));
+    fs::write(log, "a line\n").unwrap();
+    assert_refused(&run(&["verify", log]), 1, &format!("downpipe: the log {log} has no index\n"));
+    let against = "downpipe: cannot compare with tcp://127.0.0.1:9: ";
+    assert_refused(&run(&["verify", log, "--against=tcp://127.0.0.1:9"]), 1, against);
 }
 
 #[test]

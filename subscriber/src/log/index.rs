@@ -53,7 +53,8 @@ pub const WORDS_BYTES_MAX: usize = 640;
 const VERSION: u8 = 1;
 const FIRST_WORDS: usize = 56;
 const MORE_WORDS: usize = ENTRY_BYTES - 8;
-const MORE: u8 = 11;
+/// The kind of an entry that has no more than words of the one before.
+pub(crate) const MORE: u8 = 11;
 
 /// Bytes in the words of a [`Kind::Replaced`] entry before the name: the new stream, and where the log stands in it.
 pub const REPLACED_BYTES: usize = 28;

@@ -147,7 +147,13 @@ impl Positions {
     fn name(&mut self, stream: StreamId, name: &str, home: &str, base: u64, at: Position) {
         self.named += 1;
         let standing = Standing { name: name.to_owned(), home: home.to_owned(), base, at, named: self.named };
-        self.streams.insert(stream, standing);
+        let before = self.streams.insert(stream, standing);
+        // One home a stream, as the next index will have it; so an index cannot name more of them than streams.
+        if let Some(Standing { home: left, .. }) = before.filter(|before| before.home != home)
+            && self.homes.get(&left) == Some(&stream)
+        {
+            self.homes.remove(&left);
+        }
         self.homes.insert(home.to_owned(), stream);
     }
 
@@ -229,6 +235,15 @@ mod tests {
         let b = positions.get(B).unwrap();
         assert_eq!((positions.len(), positions.get(A).unwrap().at, b.at, b.base), (2, at(30), at(30), 20));
         assert!(positions.is_home(B, "anybody") && !positions.is_home(A, "anybody"));
+    }
+
+    #[test]
+    fn a_stream_has_one_home() {
+        let mut positions = Positions::default();
+        for number in 0..9 {
+            positions.apply(&named(A, 0, &format!("a:{number}"))).unwrap();
+        }
+        assert_eq!((positions.homes.len(), positions.at_home("a:8"), positions.at_home("a:7")), (1, Some(A), None));
     }
 
     #[test]
