@@ -128,6 +128,13 @@ pub(crate) struct PublisherArgs {
     /// Name of the publisher, kept with the journal [default: the host's]
     #[arg(long)]
     pub(crate) name: Option<Name>,
+    /// Begin a new stream, for a journal that was copied and is run by two publishers: give it to one of them, once
+    ///
+    /// The journal that is there is kept in its folder, under stream-STREAM, until you remove it. It is not
+    /// served any more: what subscribers have not fetched of it they state as lost. Given again it begins
+    /// yet another stream.
+    #[arg(long)]
+    pub(crate) new_stream: bool,
     /// How much of the journal is kept, in whole segments; beyond it the oldest is removed
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::<{ SEGMENT_BYTES_MIN }>)]
     pub(crate) retain_bytes: u64,

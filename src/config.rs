@@ -20,8 +20,8 @@ use toml::{Table, Value};
 
 /// The largest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
-/// Options that make no sense in the file itself.
-const NOT_KEYS: [&str; 2] = ["config", "help"];
+/// Options that make no sense in the file itself, or would be given again at each start.
+const NOT_KEYS: [&str; 3] = ["config", "help", "new-stream"];
 
 /// What is wrong with a configuration file.
 #[derive(Debug, thiserror::Error)]

@@ -160,6 +160,7 @@ async fn bind_publisher(args: PublisherArgs) -> anyhow::Result<Publisher> {
         retain_age: args.retain_age,
         segment_bytes: segment,
         append_queue_bytes: args.append_queue,
+        new_stream: args.new_stream,
         live_budget_bytes: args.live_budget,
         replay_budget_bytes: args.replay_budget,
         peer_timeout: args.peer_timeout,

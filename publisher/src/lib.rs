@@ -53,8 +53,11 @@ pub const STOP_WAIT_MAX: Duration =
 
 /// Every point at which [`Faults`] can strike, in the order in which a journal that is opened, written,
 /// sealed and retired passes them.
-pub const FAULT_POINTS: [&str; 24] = [
+pub const FAULT_POINTS: [&str; 27] = [
     "open.locked",
+    "renew.marked",
+    "renew.moved",
+    "renew.done",
     "open.named",
     "open.copied",
     "open.synced",
@@ -108,6 +111,9 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Bytes of records that may wait for their commit, at least [`journal::QUEUE_BYTES_MIN`].
     pub append_queue_bytes: u64,
+    /// Begins a new stream. The journal that is there is kept in a folder of its own, and not served. A journal that was
+    /// cloned, and is run by two publishers, is made two streams by that.
+    pub new_stream: bool,
     /// Bytes that the queues of both feeds may hold, half each, at least [`LIVE_BUDGET_BYTES_MIN`]. Beyond it the
     /// plain feed drops, and the numbered one leaves blocks to the replay.
     pub live_budget_bytes: u64,
@@ -282,6 +288,7 @@ async fn open_journal(config: &Config) -> Result<Arc<Journal>, BindError> {
         retain_age: config.retain_age,
         segment_bytes: config.segment_bytes,
         queue_bytes: config.append_queue_bytes,
+        new_stream: config.new_stream,
         faults: config.faults.clone(),
     };
     let opened = tokio::task::spawn_blocking(|| Journal::open(options)).await;

@@ -116,6 +116,7 @@ fn config(folder: &Path) -> Config {
         retain_age: None,
         segment_bytes: 32 * MIB,
         append_queue_bytes: 16 * MIB,
+        new_stream: false,
         live_budget_bytes: 32 * MIB,
         replay_budget_bytes: 32 * MIB,
         peer_timeout: Duration::from_secs(10),

@@ -182,7 +182,7 @@ fn a_flag_is_over_the_environment_over_the_file_over_the_default() {
     assert!(up.told("publisher", "http").starts_with("127.0.0.2:"));
     assert!(up.told("publisher", "plain").starts_with("tcp://127.0.0.2:"));
     up.page("publisher", "/downcase?param=X");
-    assert!(lines_once_there_are(folder.path(), 1)[0].starts_with("{\"observed_timestamp\""));
+    assert!(lines_once_there_are(folder.path(), 1)[0].starts_with("{\"timestamp\""));
 }
 
 #[test]
@@ -195,6 +195,7 @@ fn a_configuration_file_that_is_wrong_is_refused_by_file_and_key() {
         ("[subscriber]\nformat = ['text', 'json']", "[subscriber] format: it takes one value"),
         ("[subscriber]\nplain = []", "[subscriber] plain: the list is empty"),
         ("[subscriber]\nplain = 1.5", "[subscriber] plain: the value is not a text"),
+        ("[publisher]\nnew-stream = 'true'", "[publisher] new-stream: there is no such option"),
         ("[up]\nconfig = 'other'", "[up] config: there is no such option"),
         ("[publishr]\n", "line 1: unknown field `publishr`"),
         ("[publisher]\nhttp = \n", "line 2: "),

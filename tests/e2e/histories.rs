@@ -63,6 +63,90 @@ fn a_journal_that_is_run_twice_is_one_stream_with_two_histories() {
     publishers.into_iter().for_each(Daemon::stop);
 }
 
+/// Starts a publisher on what is in `folder` that is to begin a new stream.
+fn new_stream(folder: &Path, host: &str, faults: &str) -> Command {
+    let mut command = downpipe();
+    command.args(["publisher", "--new-stream", &format!("--journal={}", folder.join("journal").display())]);
+    on_free_ports(&mut command);
+    for variable in ["PUBLISHER_FEED", "PUBLISHER_REPLAY"] {
+        command.env(variable, format!("tcp://{host}:0"));
+    }
+    command.env("DOWNPIPE_FAULTS", faults);
+    command
+}
+
+#[test]
+fn a_clone_that_is_given_a_new_stream_is_another_publisher() {
+    let (one, two) = (folder(), folder());
+    let publisher = first_publisher(one.path(), "127.0.1.60");
+    let common = publish_many(&publisher, 10);
+    let collector = Collector::follow(publisher.told("publisher", "feed"));
+    collector.until_next(10);
+    publisher.kill();
+    copy(&one.path().join("journal"), &two.path().join("journal"));
+    let first = first_publisher(one.path(), "127.0.1.60");
+    let second = Daemon::start(new_stream(two.path(), "127.0.1.61", ""), 1);
+    let heads = [&first, &second].map(|publisher| answer(publisher, Stream::default(), BEGINNING).0);
+    let [old, new] = heads.each_ref().map(|head| head.stream);
+    assert_ne!(old, new);
+    assert_eq!((heads[0].next.next, heads[1].next.next), (10, 0));
+    let said = second.stderr();
+    let names_both = |line: &str| [old, new].iter().all(|stream| line.contains(&uuid(stream)));
+    assert!(said.lines().any(|line| line.contains("WARN") && names_both(line)), "{said}");
+
+    // The old stream is nobody's there any more; who had it there takes it for a journal that was wiped.
+    let own = publish_many(&second, 5);
+    assert_eq!(answer(&second, old, BEGINNING).1, []);
+    collector.moved_to(second.told("publisher", "feed"));
+    collector.until_statements(1);
+    collector.until_next(5);
+    let collected = collector.stop();
+    let at = collected.statements[0];
+    assert!(matches!(at, Statement::Replaced { stream, by, .. } if (stream, by) == (old, new)), "{at:?}");
+    assert_eq!(bodies(&collected), [common, own].concat());
+    // And stays another, without the flag.
+    let at = endpoints(&second);
+    second.kill();
+    let second = next_publisher(two.path(), &at);
+    let (head, _) = answer(&second, Stream::default(), BEGINNING);
+    assert_eq!((head.stream, head.next.next), (new, 5));
+    second.stop();
+    first.stop();
+}
+
+fn uuid(stream: &Stream) -> String {
+    let hex: String = stream.iter().map(|byte| format!("{byte:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+#[test]
+fn a_publisher_killed_while_it_begins_a_new_stream_has_the_old_one_or_a_new_one() {
+    let one = folder();
+    let publisher = first_publisher(one.path(), "127.0.1.62");
+    publish_many(&publisher, 10);
+    let (old, _) = answer(&publisher, Stream::default(), BEGINNING);
+    publisher.stop();
+    for (point, is_old) in [
+        ("renew.marked=kill@1", true),
+        ("renew.marked=kill@2", true),
+        ("renew.marked=kill@3", false),
+        ("renew.moved=kill", false),
+        ("renew.done=kill", false),
+    ] {
+        let two = folder();
+        copy(&one.path().join("journal"), &two.path().join("journal"));
+        let killed = new_stream(two.path(), "127.0.1.62", point).output().unwrap();
+        assert_eq!((killed.status.code(), &*killed.stdout), (None, &b""[..]), "{point}");
+        let publisher = first_publisher(two.path(), "127.0.1.62");
+        let (head, _) = answer(&publisher, Stream::default(), BEGINNING);
+        assert_eq!((head.stream == old.stream, head.next.next), (is_old, if is_old { 10 } else { 0 }), "{point}");
+        publish_many(&publisher, 1);
+        publisher.stop();
+        let kept = two.path().join("journal").join(format!("stream-{}", uuid(&old.stream)));
+        assert_eq!(kept.exists(), !is_old, "{point}");
+    }
+}
+
 #[test]
 fn what_is_retired_while_nobody_publishes_is_a_gap_up_to_next() {
     let folder = folder();

@@ -200,10 +200,11 @@ fn a_stderr_that_nobody_reads_holds_up_nothing() {
 
 #[test]
 fn small_messages_that_wait_hold_on_to_no_large_ones() {
+    // The index of a log that was just begun has 256 bytes, and takes no more.
     // A frame is a slice of the socket's read buffer, which the frame before it has made large.
     const MESSAGES: u64 = 300;
     let (folder, feeder) = (folder(), Feeder::new());
-    let mut command = downpipe_under(&["prlimit", "--fsize=1:unlimited"]);
+    let mut command = downpipe_under(&["prlimit", "--fsize=256:unlimited"]);
     command.args(subscriber_args(folder.path(), &feeder.endpoint));
     let subscriber = Daemon::start(command, 1);
     feeder.until_subscribed();
@@ -231,6 +232,7 @@ fn a_log_deleted_under_the_daemon_begins_anew() {
     lines_once_there_are(folder.path(), 1);
     fs::remove_file(folder.path().join("subscriber.log")).unwrap();
     feeder.send(&["two"]);
-    let lines = lines_once_there_are(folder.path(), 1);
-    assert_eq!(body(&lines[0]), "two");
+    let lines = lines_once_there_are(folder.path(), 2);
+    assert!(lines[0].ends_with(" $downpipe/moved file=1 reason=moved"), "{}", lines[0]);
+    assert_eq!(body(&lines[1]), "two");
 }

@@ -122,11 +122,11 @@ fn a_second_signal_does_not_wait_for_an_orderly_end() {
 #[test]
 fn what_is_answered_and_cannot_be_logged_is_counted_at_the_end() {
     let folder = folder();
-    // A disk of the log's own, with no room on it.
+    // A disk of the log's own, with room for an index, and none for a text.
     let disk = folder.path().join("disk");
     fs::create_dir(&disk).unwrap();
     let script = format!(
-        "mount -t tmpfs -o size=4k none {0} && printf '%4096s' > {0}/filler && exec \"$0\" \"$@\"",
+        "mount -t tmpfs -o size=4k none {0} && exec \"$0\" \"$@\"",
         disk.display()
     );
     let mut command = downpipe_under(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script]);
@@ -146,17 +146,18 @@ fn what_is_answered_and_cannot_be_logged_is_counted_at_the_end() {
 #[test]
 fn its_own_publisher_is_followed_once_by_whatever_name() {
     let folder = folder();
-    let endpoint = Feeder::endpoint_to_be("127.0.1.4");
+    let [plain, feed] = ["127.0.1.4", "127.0.1.5"].map(Feeder::endpoint_to_be);
     let mut command = downpipe();
     command.args(["up", "--data"]).arg(folder.path());
     on_free_ports(&mut command);
-    command.env("PUBLISHER_PLAIN", &endpoint).env("SUBSCRIBER_PLAIN", format!("own={endpoint}"));
+    command.env("PUBLISHER_NAME", "own").env("PUBLISHER_PLAIN", &plain).env("PUBLISHER_FEED", &feed);
+    command.env("SUBSCRIBER_PLAIN", format!("other={plain}")).env("SUBSCRIBER_FEED", &feed);
     let up = Daemon::start(command, 2);
     up.page("publisher", "/downcase?param=ONCE");
     up.stop();
     let lines = lines(folder.path());
     assert_eq!(lines.len(), 1);
-    assert!(lines[0].ends_with(" own/- lower case of ONCE is once"), "{}", lines[0]);
+    assert!(lines[0].ends_with(" own/downcase lower case of ONCE is once"), "{}", lines[0]);
 }
 
 #[test]

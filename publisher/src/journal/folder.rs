@@ -6,10 +6,16 @@
 //! | `NUMBER.index` | the sparse index of a sealed segment, rebuilt if it is missing or bad |
 //! | `NUMBER.damaged` | a segment that nothing, or not all, can be read from, set aside |
 //! | `name` | the publisher's name, a line of text |
+//! | `stream-STREAM` | a folder: the journal that was here before `--new-stream`, see [`renew`] |
+//! | `new-stream` | the name of such a folder, to which the journal is being moved |
 //! | `*.new` | a file that was not finished when the process ended; removed at the next start |
 //!
 //! Whatever else lies there is left alone. Who has the folder has an exclusive `flock` on it, and works in
 //! the folder that is locked, wherever it has been moved since: paths are only for messages.
+
+mod renew;
+
+pub(crate) use renew::SetAside;
 
 use faults::Faults;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, linkat, openat, renameat, unlinkat};
@@ -27,7 +33,7 @@ const UNFINISHED: &str = "new";
 const NAME: &str = "name";
 /// Digits of a sequence number in a file's name.
 const NUMBER_DIGITS: usize = 20;
-/// The most that is read of the file with the name.
+/// The most that is read of a file with a name.
 const NAME_FILE_BYTES_MAX: u64 = 4096;
 
 /// Why something in the folder could not be done.
@@ -256,14 +262,18 @@ impl Folder {
 
     /// The name that is kept here.
     pub(crate) fn name(&self) -> Result<Option<String>, FolderError> {
-        let path = self.path.join(NAME);
-        let file = match self.open(&path) {
+        self.text(&self.path.join(NAME))
+    }
+
+    /// The line in a small file, if there is one.
+    fn text(&self, path: &Path) -> Result<Option<String>, FolderError> {
+        let file = match self.open(path) {
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
         let mut text = String::new();
         let read = file.take(NAME_FILE_BYTES_MAX).read_to_string(&mut text);
-        read.map_err(|source| FolderError::new("read", &path, source))?;
+        read.map_err(|source| FolderError::new("read", path, source))?;
         Ok(Some(text.trim_end_matches('\n').to_owned()))
     }
 

@@ -70,6 +70,8 @@ pub(crate) struct Options {
     pub(crate) retain_age: Option<Duration>,
     pub(crate) segment_bytes: u64,
     pub(crate) queue_bytes: u64,
+    /// The journal that is there is taken out of the way.
+    pub(crate) new_stream: bool,
     pub(crate) faults: Faults,
 }
 

@@ -8,10 +8,12 @@
 //! What follows the last whole block is cut: nobody was told that it is durable, as its commit had not
 //! ended. If a whole block of a later sequence follows it, it is damage instead, and a jump remains. If
 //! it is more than the one block that can be torn, and no way behind it is found, the file is kept aside.
+//!
+//! On demand all of that is taken out of the way first, and a new stream begins.
 
 use crate::Name;
 use crate::journal::catalog::{Active, Catalog, Sealed};
-use crate::journal::folder::{Folder, FolderError};
+use crate::journal::folder::{Folder, FolderError, SetAside};
 use crate::journal::queue::Queue;
 use crate::journal::segment::{FIRST_BLOCK, SegmentReader, Step, Unreadable, first_block, read_header};
 use crate::journal::writer::Writer;
@@ -92,7 +94,7 @@ pub(super) fn open(options: Options) -> Result<Writer, JournalError> {
     let folder = Folder::lock(&options.folder, options.faults.clone())?;
     folder.at("open.locked", folder.path())?;
     let name = name(&folder, &options)?;
-    let (mut found, behind_lost) = found(&folder, options.segment_bytes)?;
+    let Start { mut found, behind_lost, set_aside } = start(&folder, &options)?;
     let plan = match (behind_lost, found.pop()) {
         (Some(header), last) => {
             found.extend(last);
@@ -108,6 +110,9 @@ pub(super) fn open(options: Options) -> Result<Writer, JournalError> {
         .map(|(found, next)| Sealed { start: found.header.start, bytes: found.bytes, last_time_ns: next.last_time_ns })
         .collect();
     let stream = plan.header.stream;
+    if let Some(SetAside { stream: old, folder }) = set_aside {
+        warn!(%old, new = %stream, kept = %folder.display(), "a new stream begins; the old one is kept aside, and is not served any more");
+    }
     let catalog = Catalog { sealed, active: Active::new(&plan.header), open: false };
     let shared = Shared {
         folder,
@@ -142,6 +147,25 @@ fn new_stream() -> SegmentHeader {
     let stream = StreamId(*uuid::Uuid::new_v4().as_bytes());
     info!(%stream, "a new journal");
     SegmentHeader { stream, start: Position::default(), last_time_ns: i64::MIN }
+}
+
+/// What the stream begins with.
+struct Start {
+    found: Vec<Found>,
+    behind_lost: Option<SegmentHeader>,
+    /// The journal that was here before.
+    set_aside: Option<SetAside>,
+}
+
+/// What is there, unless it is to be, or was being, taken out of the way.
+fn start(folder: &Folder, options: &Options) -> Result<Start, JournalError> {
+    let mut set_aside = folder.finish_renewal()?;
+    let (mut found, mut behind_lost) = self::found(folder, options.segment_bytes)?;
+    if let (true, Some(newest)) = (options.new_stream, found.last()) {
+        set_aside = folder.renew(newest.header.stream)?;
+        (found, behind_lost) = (Vec::new(), None);
+    }
+    Ok(Start { found, behind_lost, set_aside })
 }
 
 /// The segments that are there, in order, each with what its header says or, if that is damaged, what

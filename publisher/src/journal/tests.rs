@@ -43,6 +43,7 @@ impl World {
             retain_age: None,
             segment_bytes,
             queue_bytes: QUEUE_BYTES_MIN,
+            new_stream: false,
             faults: Faults::default(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -730,6 +731,107 @@ fn a_name_given_later_must_be_the_one_that_is_kept() {
     world.close(world.open());
     fs::write(world.options.folder.join("name"), "$bad\n").unwrap();
     assert!(matches!(Journal::open(world.options.clone()), Err(JournalError::KeptName { .. })));
+}
+
+/// The same, to begin a new stream with what is there.
+fn renewing(world: &World, faults: &str) -> Result<Journal, JournalError> {
+    let faults = Faults::planned(&crate::FAULT_POINTS, faults);
+    Journal::open(Options { new_stream: true, faults, ..world.options.clone() })
+}
+
+/// A journal of more than one segment. Returns its stream.
+fn of_some_segments(world: &World) -> StreamId {
+    let journal = world.open();
+    world.fill(&journal, 0..30);
+    let stream = journal.stream();
+    world.close(journal);
+    assert!(world.files("segment").len() > 2 && !world.files("index").is_empty());
+    stream
+}
+
+/// The journal that was kept aside, opened as any other is.
+fn assert_is_kept(world: &World, stream: StreamId) {
+    let folder = world.options.folder.join(format!("stream-{stream}"));
+    let kept = Journal::open(Options { folder, ..world.options.clone() }).unwrap();
+    assert_eq!((kept.stream(), everything(&kept, 1 << 20)), (stream, records(0..30)));
+}
+
+#[test]
+fn a_new_stream_begins_and_the_old_one_is_kept_whole() {
+    let mut world = World::new(1000);
+    world.options.name = Some("web-1".parse().unwrap());
+    let old = of_some_segments(&world);
+    world.options.name = None;
+    // It would be in the way of another of that number.
+    fs::write(world.options.folder.join(format!("{:020}.damaged", 7)), "damaged").unwrap();
+
+    let journal = renewing(&world, "").unwrap();
+    journal.start(Nobody).unwrap();
+    let new = journal.stream();
+    assert_ne!(new, old);
+    assert_eq!((journal.standing().next, journal.name().as_str()), (Position::default(), "web-1"));
+    world.fill(&journal, 0..3);
+    world.close(journal);
+    assert_eq!((world.files("segment").len(), world.files("damaged").len()), (1, 0));
+    assert_is_kept(&world, old);
+
+    let journal = world.open();
+    assert_eq!((journal.stream(), everything(&journal, 1 << 20)), (new, records(0..3)));
+    world.close(journal);
+    // Given again it is another; where nothing is, there is nothing to keep.
+    let journal = renewing(&world, "").unwrap();
+    assert!(![old, new].contains(&journal.stream()));
+    let empty = World::new(1000);
+    assert_eq!(renewing(&empty, "").unwrap().standing().next, Position::default());
+    assert_eq!(fs::read_dir(&empty.options.folder).unwrap().count(), 2);
+}
+
+#[test]
+fn a_new_stream_that_was_interrupted_is_the_old_one_or_a_new_one() {
+    for (point, passes) in [("renew.marked", 3), ("renew.moved", 5), ("renew.done", 1), ("open.copied", 1)] {
+        for (pass, again) in (1..=passes).flat_map(|pass| [(pass, false), (pass, true)]) {
+            let world = World::new(1000);
+            let old = of_some_segments(&world);
+            let failed = renewing(&world, &format!("{point}=error:5@{pass}")).err();
+            assert!(failed.is_some(), "{point} {pass}");
+            let journal = if again { renewing(&world, "").unwrap() } else { world.open() };
+            let is_old = point == "renew.marked" && pass < 3 && !again;
+            assert_eq!(journal.stream() == old, is_old, "{point} {pass} {again}");
+            let count = if is_old { 30 } else { 0 };
+            assert_eq!(everything(&journal, 1 << 20), records(0..count));
+            world.close(journal);
+            if !is_old {
+                assert_is_kept(&world, old);
+            }
+            let stream = world.open().stream();
+            assert_eq!(stream == old, is_old);
+            let folders =
+                fs::read_dir(&world.options.folder).unwrap().filter(|it| it.as_ref().unwrap().path().is_dir());
+            assert_eq!(folders.count(), usize::from(!is_old), "{point} {pass} {again}");
+        }
+    }
+}
+
+#[test]
+fn what_is_in_the_way_of_a_journal_that_is_to_be_kept_stays() {
+    let world = World::new(1000);
+    let old = of_some_segments(&world);
+    let taken = world.options.folder.join(format!("stream-{old}"));
+    fs::create_dir(&taken).unwrap();
+    let error = renewing(&world, "").err().unwrap();
+    assert_eq!(error.to_string(), format!("cannot create {}", taken.display()));
+    let journal = world.open();
+    assert_eq!((journal.stream(), everything(&journal, 1 << 20)), (old, records(0..30)));
+    world.close(journal);
+    // A marker of nobody's making leads nowhere.
+    let marker = world.options.folder.join("new-stream");
+    for place in ["", "elsewhere", "stream-/../..", "stream-\0"] {
+        fs::write(&marker, place).unwrap();
+        let error = Journal::open(world.options.clone()).err().unwrap();
+        assert!(error.to_string().starts_with("cannot "), "{error}");
+    }
+    fs::remove_file(&marker).unwrap();
+    assert_eq!(world.open().stream(), old);
 }
 
 #[test]

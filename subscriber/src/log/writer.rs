@@ -116,6 +116,7 @@ impl Writer {
             commands,
             held: VecDeque::new(),
             batch: Batch::default(),
+            appending_lines: 0,
             plain: None,
             charges: Vec::new(),
             sync_at: None,
@@ -172,6 +173,8 @@ pub(super) struct Work {
     /// What came while something was to be finished: it is next.
     pub(super) held: VecDeque<Command>,
     batch: Batch,
+    /// Lines of the batch that is being appended.
+    appending_lines: u64,
     plain: Option<OpenPlain>,
     /// Where the blocks in the batch bring the stream of each source.
     brought: Vec<Option<u64>>,
@@ -435,8 +438,10 @@ impl Work {
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
-        let appended = self.persist(|log| log.append(&batch));
         let (lines, bytes) = (batch.lines(), batch.text.len() as u64);
+        self.appending_lines = lines;
+        let appended = self.persist(|log| log.append(&batch));
+        self.appending_lines = 0;
         self.batch = batch;
         match appended? {
             Some(()) => {
@@ -533,7 +538,7 @@ impl Work {
             Command::Block { block, .. } => u64::from(block.head().count),
             _ => 0,
         };
-        let mut unwritten = self.batch.lines() + self.held.iter().map(lines).sum::<u64>();
+        let mut unwritten = self.appending_lines + self.batch.lines() + self.held.iter().map(lines).sum::<u64>();
         while let Ok(command) = self.commands.try_recv() {
             unwritten += lines(&command);
         }

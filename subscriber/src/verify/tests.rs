@@ -573,9 +573,7 @@ async fn what_a_publisher_has_and_the_log_has_not_is_missing() {
 async fn a_publisher_that_is_not_there_is_named() {
     let folder = Folder::new();
     folder.current(first().synced());
-    // Bound and given up: nobody listens there.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let endpoint = Endpoint::from(address);
+    let endpoint: Endpoint = "tcp://127.0.0.1:9".parse().unwrap();
     let error = verify(&folder.log(), Some(&endpoint), &mut |_, _| {}).await.unwrap_err();
     assert_eq!(error.to_string(), format!("cannot compare with {endpoint}"));
     let endpoint = replay(|_| vec![head(A), head(A)]).await;
