@@ -125,10 +125,7 @@ fn what_is_answered_and_cannot_be_logged_is_counted_at_the_end() {
     // A disk of the log's own, with room for an index, and none for a text.
     let disk = folder.path().join("disk");
     fs::create_dir(&disk).unwrap();
-    let script = format!(
-        "mount -t tmpfs -o size=4k none {0} && exec \"$0\" \"$@\"",
-        disk.display()
-    );
+    let script = format!("mount -t tmpfs -o size=4k none {0} && exec \"$0\" \"$@\"", disk.display());
     let mut command = downpipe_under(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script]);
     command.arg("up").env("UP_DATA", folder.path()).env("SUBSCRIBER_LOG", disk.join("subscriber.log"));
     on_free_ports(&mut command);

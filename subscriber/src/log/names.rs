@@ -170,7 +170,12 @@ mod tests {
         let names = Names::of(Path::new("x/subscriber.log")).unwrap();
         let numbered = Numbered { number: 42, aside: Some(Aside::Damaged) };
         assert_eq!(names.numbered(time, numbered), "subscriber.20261121T080000Z.000042.damaged.log");
-        for other in ["subscriber.20261121T080000Z.000042.log.gz", "subscriber.20261121T080000Z.000042.other.log"] {
+        for other in [
+            "subscriber.20261121T080000Z.000042.log.gz",
+            "subscriber.20261121T080000Z.000042.other.log",
+            "subscriber.log",
+            "subscriber.log.tail.1",
+        ] {
             assert_eq!(names.parse(OsStr::new(other)), None);
         }
     }

@@ -247,15 +247,6 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_has_one_home() {
-        let mut positions = Positions::default();
-        for number in 0..9 {
-            positions.apply(&named(A, 0, &format!("a:{number}"))).unwrap();
-        }
-        assert_eq!((positions.homes.len(), positions.at_home("a:8"), positions.at_home("a:7")), (1, Some(A), None));
-    }
-
-    #[test]
     fn a_replaced_stream_leaves_its_home_to_the_new_one_and_may_come_back() {
         let mut positions = Positions::default();
         positions.apply(&named(A, 0, "a:1")).unwrap();

@@ -55,7 +55,7 @@ pub(super) fn open(names: &Names) -> Result<Opened, VerifyError> {
 fn find_sealed(names: &Names, pair: &mut Pair) -> Result<(), VerifyError> {
     let Some(sealed) = pair.last_entry()?.filter(|entry| entry.kind == Kind::Sealed) else { return Ok(()) };
     let name = OsStr::from_bytes(&sealed.words);
-    if names.parse(name).is_some() {
+    if names.is_numbered(name) {
         let path = names.beside(name);
         pair.text = open_file(&path)?.map(Reader::new);
         pair.text_path = path;
