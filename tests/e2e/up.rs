@@ -149,6 +149,7 @@ fn its_own_publisher_is_followed_once_by_whatever_name() {
     on_free_ports(&mut command);
     command.env("PUBLISHER_NAME", "own").env("PUBLISHER_PLAIN", &plain).env("PUBLISHER_FEED", &feed);
     command.env("SUBSCRIBER_PLAIN", format!("other={plain}")).env("SUBSCRIBER_FEED", &feed);
+    command.env("PUBLISHER_REPLAY", "tcp://127.0.1.5:0");
     let up = Daemon::start(command, 2);
     up.page("publisher", "/downcase?param=ONCE");
     up.stop();
