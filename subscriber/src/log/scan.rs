@@ -71,7 +71,8 @@ impl Scan {
                 Err(_) => unread = unread.or(Some(offset)),
             }
         }
-        if scan.begin.is_none() {
+        // An index has both from the moment when it gets its name.
+        if scan.begin.is_none() || scan.synced == Ends::default() {
             scan.damaged = scan.damaged.or(Some(0));
         }
         if scan.damaged.is_some() {

@@ -213,6 +213,27 @@ fn each_bit_of_an_index_may_flip() {
 }
 
 #[test]
+fn an_index_cut_before_it_says_where_the_streams_stand_is_damaged() {
+    let made = tempfile::tempdir().unwrap();
+    let mut log = open(made.path());
+    name(&mut log);
+    append(&mut log, &[0]);
+    log.rotate().unwrap();
+    append(&mut log, &[2]);
+    drop(log);
+    // Begin, stream, synced, block.
+    for length in (0..3 * ENTRY_BYTES as u64).step_by(ENTRY_BYTES / 2) {
+        let folder = tempfile::tempdir().unwrap();
+        copy(made.path(), folder.path());
+        set_len(&current(folder.path()).1, length);
+        let log = open(folder.path());
+        assert_eq!(standing(&log), 2, "{length}");
+        let found = texts(folder.path());
+        assert!(found[1].0.contains(".damaged."), "{length}: {found:?}");
+    }
+}
+
+#[test]
 fn a_rotation_is_completed_from_every_step() {
     for point in ["sealed", "synced", "log", "index", "new", "created", "done"] {
         let folder = tempfile::tempdir().unwrap();
