@@ -1,7 +1,7 @@
 //! The numbered feed: a PUB socket with blocks as they become durable, and heads.
 //!
 //! A head each second, behind the blocks that it covers, says where the stream stands and where a
-//! replay is to be had. A block that the account's budget does not hold is withheld; then a head
+//! replay is to be had; some more follow a new connection soon, so that who comes need not wait for that second. A block that the account's budget does not hold is withheld; then a head
 //! follows soon, so that subscribers see that they miss something and fetch it. The task never
 //! touches the disk, so heads go on whatever the disk does.
 
@@ -25,6 +25,8 @@ use zeromq::{PubSocket, SocketSend};
 const HEAD_PAUSE: Duration = Duration::from_secs(1);
 /// How soon a head follows another when blocks are withheld.
 const WITHHELD_HEAD_PAUSE: Duration = Duration::from_millis(20);
+/// How long after a connection heads are sent: its subscription comes behind the handshake, and is not told.
+const GREETINGS_MS: [u64; 7] = [2, 4, 8, 16, 32, 64, 128];
 /// The part of the budget that is left to heads: one for those that are sent often, and another for
 /// those of each second, so that a stopped subscriber takes neither away from the others.
 const RESERVE_PARTS: u64 = 16;
@@ -177,12 +179,28 @@ impl Sender {
         let mut tick = interval(HEAD_PAUSE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_head = Instant::now();
+        let mut comers = self.connections.clone();
+        let (mut known, mut greetings) = (0, VecDeque::new());
         loop {
             let is_withheld = outbox.lock().is_withheld;
+            let greeting = greetings.front().copied();
             let is_due = tokio::select! {
                 () = outbox.closing.cancelled() => return,
                 _ = tick.tick() => true,
                 () = sleep_until(next_head), if is_withheld => false,
+                () = sleep_until(greeting.unwrap_or(next_head)), if greeting.is_some() => {
+                    greetings.pop_front();
+                    true
+                }
+                // Its other end lives as long as the socket.
+                Ok(()) = comers.changed() => {
+                    let connected = comers.borrow_and_update().open;
+                    if std::mem::replace(&mut known, connected) < connected {
+                        let now = Instant::now();
+                        greetings = GREETINGS_MS.map(|pause| now + Duration::from_millis(pause)).into();
+                    }
+                    continue;
+                }
                 () = outbox.came.notified() => false,
             };
             let (blocks, end, is_withheld) = {
