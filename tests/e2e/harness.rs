@@ -344,6 +344,19 @@ pub fn signal_process(pid: u32, signal: &str) {
     assert!(status.success());
 }
 
+pub const SIGKILL: i32 = 9;
+
+/// Starts a process, and kills it at some moment of its start.
+pub fn kill_in_haste(mut command: Command, random: &mut Random) {
+    /// The longest that it goes on.
+    const HASTY_MAX: Duration = Duration::from_millis(60);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Nothing waits for this: any moment is as good as another.
+    thread::sleep(Duration::from_micros(random.below(HASTY_MAX.as_micros() as u64)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// What a process that ended by itself left.
 pub struct Outcome {
     pub code: i32,

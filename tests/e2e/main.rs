@@ -11,6 +11,7 @@ mod harness;
 mod histories;
 mod http;
 mod log;
+mod once;
 mod plain_feed;
 mod plain_source;
 mod protocol;

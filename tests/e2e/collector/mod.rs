@@ -19,6 +19,7 @@ mod peer;
 mod segment;
 
 pub use codec::{Block, Gap, Head, Message, Position, Reason, Record, Stream, fetch, seal};
+pub use crc32c::crc32c;
 pub use peer::Replay;
 pub use segment::{SegmentHeader, blocks, segments};
 

@@ -19,7 +19,7 @@ for line in sys.stdin:
 
 /// A file system in a mount namespace of its own, which ends with it, and which no other test's
 /// namespace has a copy of: a copy would keep a disk mounted.
-pub(super) struct Disk {
+pub(crate) struct Disk {
     mounted: PathBuf,
     /// The file of a real disk; memory has none.
     image: Option<PathBuf>,
@@ -29,12 +29,12 @@ pub(super) struct Disk {
 }
 
 /// Cuts a disk's power at once when it is told to.
-pub(super) struct PowerSwitch(Helper);
+pub(crate) struct PowerSwitch(Helper);
 
 impl PowerSwitch {
     /// Nothing that is not on the disk by now ever will be.
     #[track_caller]
-    pub(super) fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         self.0.write_line("");
         assert_eq!(self.0.line(), "cut");
     }
@@ -43,7 +43,7 @@ impl PowerSwitch {
 impl Disk {
     /// Memory of a size (`64m`), which loses nothing but has an end.
     #[track_caller]
-    pub(super) fn memory(folder: &Path, size: &str) -> Self {
+    pub(crate) fn memory(folder: &Path, size: &str) -> Self {
         let disk = Self::unmounted(folder, None);
         run(disk.inside("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(&disk.mounted));
         disk
@@ -51,7 +51,7 @@ impl Disk {
 
     /// An ext4 in a file of `folder`.
     #[track_caller]
-    pub(super) fn ext4(folder: &Path, bytes: u64) -> Self {
+    pub(crate) fn ext4(folder: &Path, bytes: u64) -> Self {
         let image = folder.join("image");
         File::create_new(&image).unwrap().set_len(bytes).unwrap();
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
@@ -73,17 +73,17 @@ impl Disk {
     }
 
     /// Where it is mounted, for who is inside.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.mounted
     }
 
     /// A path of the inside, seen from the test.
-    pub(super) fn seen(&self, path: &Path) -> PathBuf {
+    pub(crate) fn seen(&self, path: &Path) -> PathBuf {
         format!("/proc/{}/root{}", self.holder_pid, path.display()).into()
     }
 
     /// What a command that is to run inside begins with.
-    pub(super) fn wrapper(&self) -> [&str; 4] {
+    pub(crate) fn wrapper(&self) -> [&str; 4] {
         ["nsenter", "--mount", "--target", &self.holder_pid]
     }
 
@@ -100,20 +100,20 @@ impl Disk {
     }
 
     /// What cuts its power.
-    pub(super) fn switch(&self) -> PowerSwitch {
+    pub(crate) fn switch(&self) -> PowerSwitch {
         let mut command = self.inside("python3");
         command.args(["-c", POWER_SWITCH]).arg(&self.mounted);
         PowerSwitch(Helper::start(command))
     }
 
     /// Mounts it again after a cut, when nobody has it any more.
-    pub(super) fn remount(&self) {
+    pub(crate) fn remount(&self) {
         run(self.inside("umount").arg(&self.mounted));
         self.mount_image();
     }
 
     /// Takes all the room that there is, until it is dropped.
-    pub(super) fn fill(&self) -> Filler {
+    pub(crate) fn fill(&self) -> Filler {
         let path = self.seen(&self.mounted).join("filler");
         let mut file = File::create_new(&path).unwrap();
         for chunk in [vec![1; 256 * 1024], vec![1; 4096], vec![1; 1]] {
@@ -125,7 +125,7 @@ impl Disk {
 }
 
 /// A file that leaves no room.
-pub(super) struct Filler(PathBuf);
+pub(crate) struct Filler(PathBuf);
 
 impl Drop for Filler {
     fn drop(&mut self) {

@@ -2,8 +2,7 @@
 
 use super::load::Load;
 use super::*;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// One journal's many ends.
 struct Kills<'a> {
@@ -23,8 +22,6 @@ struct Kills<'a> {
 
 /// One of so many starts follows another that was killed before it was known to serve.
 const HASTY: u64 = 3;
-/// The longest that such a start goes on.
-const HASTY_MAX: Duration = Duration::from_millis(40);
 
 impl Kills<'_> {
     /// Returns how many records were acknowledged, and where those begin that are kept.
@@ -44,7 +41,7 @@ impl Kills<'_> {
                 load.until_acknowledged(1 + random.below(2 * self.life_records));
                 publisher.kill();
                 if random.below(HASTY) == 0 {
-                    kill_in_haste(&site, &mut random);
+                    kill_in_haste(site.command(""), &mut random);
                 }
                 publisher = site.start();
                 all_go_to(&publisher, &load, &collector);
@@ -56,16 +53,6 @@ impl Kills<'_> {
         publisher.stop();
         (load.acknowledged(), base)
     }
-}
-
-/// Starts a publisher, and kills it at some moment of its start.
-fn kill_in_haste(site: &Site, random: &mut Random) {
-    let mut command = site.command("");
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    // Nothing waits for this: any moment is as good as another.
-    std::thread::sleep(Duration::from_micros(random.below(HASTY_MAX.as_micros() as u64)));
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[test]

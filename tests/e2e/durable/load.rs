@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 
 /// Clients with kept connections, each of which asks for one text after the other, every one once.
-pub(super) struct Load<'a> {
+pub(crate) struct Load<'a> {
     clients: Vec<Mutex<Asked>>,
     /// How much a text is prolonged at most.
     padding_max: u64,
@@ -37,7 +37,7 @@ struct Place {
 }
 
 impl<'a> Load<'a> {
-    pub(super) fn new(clients: usize, padding_max: u64) -> Self {
+    pub(crate) fn new(clients: usize, padding_max: u64) -> Self {
         Self {
             clients: (0..clients).map(|_| Mutex::default()).collect(),
             padding_max,
@@ -50,13 +50,13 @@ impl<'a> Load<'a> {
     }
 
     /// Has the clients wait for a collector, so that what it needs is not removed however slow it is.
-    pub(super) fn held_back_by(mut self, collector: &'a Collector, records_max: u64) -> Self {
+    pub(crate) fn held_back_by(mut self, collector: &'a Collector, records_max: u64) -> Self {
         self.follower = Some((collector, records_max));
         self
     }
 
     /// Runs something while the clients ask.
-    pub(super) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         self.place.lock().unwrap().is_done = false;
         thread::scope(|scope| {
             for client in 0..self.clients.len() {
@@ -68,7 +68,7 @@ impl<'a> Load<'a> {
     }
 
     /// Tells the clients where the publisher is now.
-    pub(super) fn goes_to(&self, publisher: &Daemon) {
+    pub(crate) fn goes_to(&self, publisher: &Daemon) {
         let mut place = self.place.lock().unwrap();
         place.http = publisher.told("publisher", "http").to_owned();
         place.generation += 1;
@@ -76,18 +76,18 @@ impl<'a> Load<'a> {
     }
 
     /// Records that were answered 200 so far.
-    pub(super) fn acknowledged(&self) -> u64 {
+    pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
     /// Requests that were answered 503 so far.
-    pub(super) fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
     /// Waits until so many more were answered 200.
     #[track_caller]
-    pub(super) fn until_acknowledged(&self, more: u64) {
+    pub(crate) fn until_acknowledged(&self, more: u64) {
         let enough = self.acknowledged() + more;
         // However many that are: what must not take long is the next one.
         while self.acknowledged() < enough {
@@ -98,7 +98,7 @@ impl<'a> Load<'a> {
 
     /// Waits until so many more were answered 503.
     #[track_caller]
-    pub(super) fn until_refused(&self, more: u64) {
+    pub(crate) fn until_refused(&self, more: u64) {
         let enough = self.refused() + more;
         eventually("requests are refused", || (self.refused() >= enough).then_some(()));
     }
@@ -169,15 +169,22 @@ impl<'a> Load<'a> {
         format!("C{client}N{number}P{}", "X".repeat((scattered % (self.padding_max + 1)) as usize))
     }
 
-    /// That what was collected, from the first record on, is what was acknowledged, each once and in the
-    /// order of its client, and beside it nothing but what was asked for, at most once.
+    /// That what was collected, from the first record on, is what was acknowledged: see [`Self::assert_logged`].
     #[track_caller]
-    pub(super) fn assert_kept(&self, collected: &Collected) {
+    pub(crate) fn assert_kept(&self, collected: &Collected) {
         assert_eq!((collected.base.next, &collected.statements[..]), (0, &[][..]));
-        let mut clients: Vec<_> = self.clients.iter().map(|asked| Kept::new(asked.lock().unwrap())).collect();
-        for (record, sequence) in collected.records().zip(0..) {
+        self.assert_logged(collected.records().zip(0..).map(|(record, sequence)| {
             assert_eq!((record.sequence, record.topic), (sequence, "downcase"));
-            let body = str::from_utf8(record.body).unwrap();
+            str::from_utf8(record.body).unwrap()
+        }));
+    }
+
+    /// That these bodies are what was acknowledged, each once and in the order of its client, and beside it
+    /// nothing but what was asked for, at most once.
+    #[track_caller]
+    pub(crate) fn assert_logged<'b>(&self, bodies: impl Iterator<Item = &'b str>) {
+        let mut clients: Vec<_> = self.clients.iter().map(|asked| Kept::new(asked.lock().unwrap())).collect();
+        for body in bodies {
             let (client, number) = parse(body).unwrap_or_else(|| panic!("nobody asked for {body:?}"));
             assert_eq!(body, body_of(&self.text(client, number)));
             clients[client].pass(number).unwrap_or_else(|error| panic!("client {client}: {error}"));

@@ -8,10 +8,10 @@
 //! nor its collector ever meet the publisher of another test at a port that was given up.
 
 mod damage;
-mod disk;
+pub(crate) mod disk;
 mod full;
 mod kill;
-mod load;
+pub(crate) mod load;
 mod points;
 mod power;
 mod sync;
@@ -26,9 +26,12 @@ use std::process::Command;
 const BEGINNING: Position = Position { next: 0, previous: 0 };
 
 /// A journal, and how its publishers are started, one after the other.
-struct Site {
+pub(crate) struct Site {
     journal: PathBuf,
     host: String,
+    /// The endpoints of the numbered feed and its replay.
+    feed: String,
+    replay: String,
     options: Vec<String>,
     /// What their commands begin with.
     wrapper: Vec<String>,
@@ -36,14 +39,21 @@ struct Site {
 
 impl Site {
     /// The journal is made in `folder`; `host` is a loopback address that no other test uses.
-    fn new(folder: &Path, host: &str, options: &[&str]) -> Self {
+    pub(crate) fn new(folder: &Path, host: &str, options: &[&str]) -> Self {
         let (journal, options) = (folder.join("journal"), strings(options));
-        Self { journal, host: host.to_owned(), options, wrapper: Vec::new() }
+        let free = format!("tcp://{host}:0");
+        Self { journal, host: host.to_owned(), feed: free.clone(), replay: free, options, wrapper: Vec::new() }
     }
 
     /// The journal is made on a disk, and its publishers run where that is mounted.
-    fn on(disk: &Disk, host: &str, options: &[&str]) -> Self {
+    pub(crate) fn on(disk: &Disk, host: &str, options: &[&str]) -> Self {
         Self { wrapper: strings(&disk.wrapper()), ..Self::new(disk.path(), host, options) }
+    }
+
+    /// The same, where this publisher of it listens: who follows that one need not be told of the next.
+    pub(crate) fn at_place_of(self, publisher: &Daemon) -> Self {
+        let told = |field| publisher.told("publisher", field).to_owned();
+        Self { feed: told("feed"), replay: told("replay"), ..self }
     }
 
     /// The same, under another command.
@@ -51,13 +61,10 @@ impl Site {
         Self { wrapper: strings(wrapper), ..self }
     }
 
-    fn command(&self, faults: &str) -> Command {
-        let wrapper: Vec<&str> = self.wrapper.iter().map(String::as_str).collect();
-        let mut command = if wrapper.is_empty() { downpipe() } else { downpipe_under(&wrapper) };
-        command.arg("publisher").arg(format!("--http={}:0", self.host));
-        for socket in ["plain", "feed", "replay"] {
-            command.arg(format!("--{socket}=tcp://{}:0", self.host));
-        }
+    pub(crate) fn command(&self, faults: &str) -> Command {
+        let mut command = downpipe_in(&self.wrapper);
+        command.arg("publisher").args([format!("--http={}:0", self.host), format!("--plain=tcp://{}:0", self.host)]);
+        command.args([format!("--feed={}", self.feed), format!("--replay={}", self.replay)]);
         command.arg("--journal").arg(&self.journal).args(&self.options);
         if !faults.is_empty() {
             command.env(::faults::VARIABLE, faults);
@@ -66,7 +73,7 @@ impl Site {
     }
 
     #[track_caller]
-    fn start(&self) -> Daemon {
+    pub(crate) fn start(&self) -> Daemon {
         self.start_with("")
     }
 
@@ -77,7 +84,13 @@ impl Site {
     }
 }
 
-fn strings(texts: &[&str]) -> Vec<String> {
+/// `downpipe` as the last words of another command, if there is one.
+pub(crate) fn downpipe_in(wrapper: &[String]) -> Command {
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    if wrapper.is_empty() { downpipe() } else { downpipe_under(&wrapper) }
+}
+
+pub(crate) fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
 }
 
@@ -91,7 +104,7 @@ fn replay_of(publisher: &Daemon) -> Replay {
 
 /// What the replay says of the stream now.
 #[track_caller]
-fn head_of(publisher: &Daemon) -> Head {
+pub(crate) fn head_of(publisher: &Daemon) -> Head {
     let reply = replay_of(publisher).fetch(Stream::default(), BEGINNING, 0);
     let [Message::Head(head)] = &reply[..] else { panic!("not a head alone: {reply:?}") };
     head.clone()

@@ -12,7 +12,6 @@ use std::thread;
 
 /// How many publishers are killed at the same time: most of it is waiting for heads.
 const AT_ONCE: usize = 6;
-const SIGKILL: i32 = 9;
 
 /// When a point is passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
