@@ -4,7 +4,7 @@
 //! does, or who does was not heard of for a while. So two addresses of one publisher are one source, and a
 //! clone of a publisher does not get its records mixed in.
 
-use super::positions::Positions;
+use super::positions::{Positions, Standing};
 use super::queue::{Desk, SourceId};
 use feed::StreamId;
 use feed::cursor::Claim;
@@ -35,7 +35,11 @@ impl Claims {
         let granted = match self.owners.get(&stream) {
             _ if home => true,
             Some(owner) => *owner == source || desks[*owner].heard.silence() > SILENCE_MAX,
-            None => known.is_none() || self.began.elapsed() > SILENCE_MAX,
+            // Its home may be about to come, if it is followed at all.
+            None => {
+                let is_awaited = |known: &Standing| desks.iter().any(|desk| desk.home == known.home);
+                !known.is_some_and(is_awaited) || self.began.elapsed() > SILENCE_MAX
+            }
         };
         if granted {
             self.owners.insert(stream, source);

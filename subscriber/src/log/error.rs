@@ -1,5 +1,6 @@
 //! What can go wrong with a log; each names the path.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -60,6 +61,12 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// It and its causes, on one line.
+    pub(crate) fn chain(&self) -> String {
+        let causes = std::iter::successors(self.source(), |&cause| cause.source());
+        causes.fold(self.to_string(), |reason, cause| format!("{reason}: {cause}"))
+    }
+
     /// For `map_err`: what was tried, and on what.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();

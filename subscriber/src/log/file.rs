@@ -23,6 +23,7 @@ use faults::Faults;
 use prometheus_client::metrics::counter::Counter;
 use std::collections::VecDeque;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -147,6 +148,10 @@ impl Log {
         if self.sealed.is_some() {
             return self.complete_rotation();
         }
+        // It would vouch for texts that are not there.
+        if self.is_torn() {
+            return Ok(());
+        }
         self.pair.sync()
     }
 
@@ -156,7 +161,8 @@ impl Log {
             self.complete_rotation()?;
         }
         let length = length_of(&self.pair.log, &self.pair.log_path)?;
-        let aside = if !is_at(&self.pair.log, &self.pair.log_path) || !is_at(&self.pair.index, &self.pair.index_path) {
+        let is_moved = !is_at(&self.pair.log, &self.pair.log_path)? || !is_at(&self.pair.index, &self.pair.index_path)?;
+        let aside = if is_moved {
             Aside::Moved
         } else if length < self.pair.ends.text && !self.is_torn() {
             Aside::Shorter
@@ -243,18 +249,24 @@ impl Log {
         Ok(())
     }
 
+    /// How many entries were cut off in all.
+    pub(crate) fn cuts(&self) -> u64 {
+        self.counters.cut.get()
+    }
+
     /// Where a block, a loss or the base of a stream ended last at or below a sequence.
     ///
     /// # Errors
-    /// The folder or an index cannot be read.
+    /// The folder cannot be read.
     pub(crate) fn boundary(&self, stream: feed::StreamId, at_most: u64) -> Result<Option<feed::Position>, LogError> {
         let mut limit = at_most;
         for index in self.indexes()?.into_iter().rev() {
-            let (found, lower) = super::boundary::in_index(&index, stream, limit)?;
-            if found.is_some() {
-                return Ok(found);
+            match super::boundary::in_index(&index, stream, limit) {
+                Ok((None, lower)) => limit = lower,
+                Ok((found, _)) => return Ok(found),
+                // One that is farther back will do.
+                Err(error) => tracing::warn!(reason = error.chain(), "an index is left out of the search for a fork"),
             }
-            limit = lower;
         }
         Ok(None)
     }
@@ -285,9 +297,11 @@ pub(super) fn length_of(file: &File, path: &Path) -> Result<u64, LogError> {
 }
 
 /// Whether `file` is still what `path` names.
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
+fn is_at(file: &File, path: &Path) -> Result<bool, LogError> {
+    let open = file.metadata().map_err(LogError::io("examine", path))?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((open.dev(), open.ino()) == (named.dev(), named.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(LogError::io("examine", path)(error)),
     }
 }

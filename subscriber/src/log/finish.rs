@@ -14,7 +14,7 @@ use super::index::Entry;
 use super::queue::Command;
 use super::writer::{Next, Work, WriterError};
 use chrono::DateTime;
-use feed::{Block, StreamId};
+use feed::{Block, Position, StreamId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,24 @@ type Key = (StreamId, u64);
 /// What is to be finished.
 struct Wanted {
     torn: HashSet<Key>,
-    /// Entries among them whose texts are there.
-    whole: HashSet<Key>,
+    /// Entries among them whose texts are there, and where each brings its stream.
+    whole: HashMap<Key, Position>,
 }
 
 impl Wanted {
+    fn of(log: &Log) -> Self {
+        let (mut torn, mut whole) = (HashSet::new(), HashMap::new());
+        for (entry, is_whole) in log.all_unfinished() {
+            let key = (entry.stream, entry.first);
+            if is_whole {
+                whole.insert(key, entry.next);
+            } else {
+                torn.insert(key);
+            }
+        }
+        Self { torn, whole }
+    }
+
     fn has(&self, stream: StreamId) -> bool {
         self.torn.iter().any(|(torn, _)| *torn == stream)
     }
@@ -68,21 +81,21 @@ impl Work {
     /// Finishes what is unfinished, or cuts it off. `false`: all queues are gone before that was decided; the
     /// next start will finish it.
     pub(super) fn finish_all(&mut self) -> Result<bool, WriterError> {
+        let cuts = self.log.cuts();
         let mut held = Held::default();
-        for command in std::mem::take(&mut self.held) {
-            held.push(command);
-        }
         let finished = self.finish_each(&mut held);
-        self.held.extend(held.commands.into_values());
+        // What came is older than what was held before, if that was not looked at.
+        let rest = std::mem::take(&mut self.held);
+        self.held.extend(held.commands.into_values().chain(rest));
+        if self.log.cuts() > cuts {
+            // Also what was there and follows is gone, and who had been told that it is there does not know.
+            self.refuse_all();
+        }
         finished
     }
 
     fn finish_each(&mut self, held: &mut Held) -> Result<bool, WriterError> {
-        let entries = |is_whole| {
-            let all = self.log.all_unfinished().filter(move |(_, whole)| *whole == is_whole);
-            all.map(|(entry, _)| (entry.stream, entry.first)).collect::<HashSet<Key>>()
-        };
-        let wanted = Wanted { torn: entries(false), whole: entries(true) };
+        let wanted = Wanted::of(&self.log);
         let until = Instant::now() + FINISH_WAIT_MAX;
         while let Some(front) = self.log.unfinished().cloned() {
             if let Some((number, block)) = held.block((front.stream, front.first)) {
@@ -96,7 +109,11 @@ impl Work {
                 self.persist(Log::settle)?;
                 continue;
             }
-            match self.wait(until.saturating_duration_since(Instant::now())) {
+            let next = match self.held.pop_front() {
+                Some(command) => Next::Command(command),
+                None => self.wait(until.saturating_duration_since(Instant::now())),
+            };
+            match next {
                 Next::Closed => return Ok(false),
                 Next::Nothing => self.cut()?,
                 Next::Command(command) => {
@@ -124,8 +141,7 @@ impl Work {
     fn hold(&mut self, command: Command, held: &mut Held, wanted: &Wanted, awaited: StreamId) -> bool {
         match command {
             Command::Claim { source, epoch, stream, answer } if wanted.has(stream) => {
-                self.epochs[source] = epoch;
-                let _ = answer.send(self.claim(source, stream));
+                let _ = answer.send(self.claim(source, epoch, stream));
             }
             Command::Release { source } => self.claims.release(source),
             Command::Block { source, epoch, block, received, charge } => {
@@ -135,7 +151,7 @@ impl Work {
                     return true;
                 }
                 let key = (stream, block.head().first);
-                if wanted.whole.contains(&key) {
+                if wanted.whole.get(&key) == Some(&block.end()) {
                     return true;
                 }
                 let number = held.push(Command::Block { source, epoch, block, received, charge });

@@ -41,6 +41,8 @@ use std::sync::Arc;
 const NO_TOPIC: &[u8] = b"-";
 /// The detail of a lost entry whose records the disk of the publisher did not keep.
 pub(crate) const LOST_BY_DAMAGE: u32 = 2;
+/// The same of one whose records the publisher has removed.
+pub(crate) const LOST_BY_RETENTION: u32 = 1;
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

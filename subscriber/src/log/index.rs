@@ -50,6 +50,9 @@ pub const ENTRY_BYTES: usize = 128;
 /// The longest words of an entry, in bytes: a name and an address, or a file's name.
 pub const WORDS_BYTES_MAX: usize = 640;
 
+/// The longest entry with all that its words take, in bytes.
+pub const LONGEST_BYTES: usize = ENTRY_BYTES + WORDS_BYTES_MAX.next_multiple_of(ENTRY_BYTES);
+
 const VERSION: u8 = 1;
 const FIRST_WORDS: usize = 56;
 const MORE_WORDS: usize = ENTRY_BYTES - 8;

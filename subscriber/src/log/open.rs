@@ -15,7 +15,7 @@
 //! that it could be read is no proof that it is on the disk.
 
 use super::file::{Counters, Log, LogError, Options, Unfinished, length_of};
-use super::index::Aside;
+use super::index::{Aside, ENTRY_BYTES};
 use super::names::{Names, Numbered, index_of};
 use super::pair::{Ends, Pair};
 use super::positions::Positions;
@@ -94,8 +94,8 @@ impl Log {
 
 fn restore(names: &Names, options: &Options) -> Result<Restored, LogError> {
     remove_if_there(&names.new_index())?;
-    let new = |positions: Positions, sealed: Option<&Sealed>| {
-        let Begun { pair, unfinished } = begin(names, &positions, sealed, options.format, &options.faults)?;
+    let new = |positions: Positions, before: Option<Numbered>| {
+        let Begun { pair, unfinished } = begin(names, &positions, before, options.format, &options.faults)?;
         Ok(Restored { pair, positions, unfinished: unfinished.into_iter().collect() })
     };
     let path = names.index();
@@ -108,7 +108,10 @@ fn restore(names: &Names, options: &Options) -> Result<Restored, LogError> {
                 }
                 adopt(names, last_number(names)? + 1)?;
             }
-            return new(last_positions(names)?, None);
+            // If that was set aside last, and no more was done, what was to be said of it is said now.
+            let newest =
+                numbered_files(names)?.into_iter().map(|(numbered, _)| numbered).max_by_key(|last| last.number);
+            return new(last_positions(names)?, newest);
         }
         Err(error) => return Err(LogError::io("open", &path)(error)),
     };
@@ -117,57 +120,65 @@ fn restore(names: &Names, options: &Options) -> Result<Restored, LogError> {
     if let Some(sealed) = scan.sealed().and_then(|entry| Sealed::of(entry, names)) {
         let mut positions = scan.positions;
         scan.tail.iter().for_each(|known| positions.apply_anyway(&known.entry));
-        return complete(names, options, index, sealed, scan.length, new, positions);
+        let mut pair = unsure_pair(names, options, index, scan.length)?;
+        // That it is sealed could be read, which is no proof.
+        pair.sync_index()?;
+        let sealed = rename(names, options, &mut pair, sealed)?;
+        return new(positions, Some(sealed.numbered()));
     }
-    let log = fs::metadata(names.log()).ok().map(|found| found.len());
+    let log = match fs::metadata(names.log()) {
+        Ok(found) => Some(found.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(LogError::io("examine", names.log())(error)),
+    };
     let aside = match log {
         _ if scan.damaged.is_some() => Some(Aside::Damaged),
-        None if scan.synced.text > 0 || scan.tail.iter().any(|known| known.entry.end > 0) => Some(Aside::Moved),
+        None if scan.synced.text > 0 => Some(Aside::Moved),
         Some(length) if length < scan.synced.text => Some(Aside::Shorter),
         _ => None,
     };
-    let Some(aside) = aside else { return judge(names, options, index, open_log(names)?, scan) };
+    let Some(aside) = aside else {
+        let log = open_log(names)?;
+        // It may have been created just now, or its pair renamed by a process that did not come to this.
+        sync_folder(names.folder())?;
+        return judge(names, options, index, log, scan);
+    };
     warn!(log = %names.log().display(), reason = aside.word(), "setting the log aside, beginning a new one");
     let number = scan.begin.map_or(0, |(number, _)| number).max(last_number(names)? + 1);
-    let synced_text = scan.synced.text;
+    let synced = scan.synced;
     let (positions, length) = match aside {
+        Aside::Damaged => what_can_be_read(names, options, &index, scan)?,
         // Whatever was written behind the last sync may not have been: rather twice than never.
-        Aside::Moved | Aside::Shorter | Aside::Adopted => (scan.positions, scan.synced.index),
-        Aside::Damaged => {
-            let restored =
-                judge(names, options, index.try_clone().map_err(LogError::io("open", &path))?, open_log(names)?, scan)?;
-            let mut positions = restored.positions;
-            restored
-                .unfinished
-                .iter()
-                .take_while(|unfinished| unfinished.is_whole)
-                .for_each(|whole| positions.apply_anyway(&whole.entry));
-            let first_torn = restored.unfinished.iter().find(|unfinished| !unfinished.is_whole);
-            (positions, first_torn.map_or(restored.pair.ends.index, |torn| torn.offset))
-        }
+        _ => (scan.positions, synced.index + ENTRY_BYTES as u64),
     };
     index.set_len(length).map_err(LogError::io("cut", &path))?;
     let mut pair = unsure_pair(names, options, index, length)?;
     pair.number = number;
-    pair.ends.text = pair.ends.text.max(synced_text);
+    pair.ends.text = pair.ends.text.max(synced.text);
     let sealed = Sealed::seal(names, &mut pair, Some(aside))?;
-    rename(names, options, &mut pair, sealed.clone())?;
-    new(positions, Some(&sealed))
+    let sealed = rename(names, options, &mut pair, sealed)?;
+    new(positions, Some(sealed.numbered()))
 }
 
-/// Goes on with a rotation that was begun.
-fn complete(
-    names: &Names,
-    options: &Options,
-    index: File,
-    sealed: Sealed,
-    length: u64,
-    new: impl FnOnce(Positions, Option<&Sealed>) -> Result<Restored, LogError>,
-    positions: Positions,
-) -> Result<Restored, LogError> {
-    let mut pair = unsure_pair(names, options, index, length)?;
-    let sealed = rename(names, options, &mut pair, sealed)?;
-    new(positions, Some(&sealed))
+/// Where the streams stand by all that can be read of a damaged index whose texts are there; and where the
+/// entries end that count. The text that counts is on the disk then.
+fn what_can_be_read(names: &Names, options: &Options, index: &File, scan: Scan) -> Result<(Positions, u64), LogError> {
+    let log = open_log(names)?;
+    let index = index.try_clone().map_err(LogError::io("open", &names.index()))?;
+    let pair = Pair::new(log, index, names, options.faults.clone());
+    let mut positions = scan.positions.clone();
+    let weighed = weigh(&pair, &scan)?;
+    let mut ends = weighed.ends;
+    for Unfinished { entry, offset, begin, is_whole } in weighed.unfinished {
+        if !is_whole {
+            ends = Ends { index: offset, text: begin };
+            break;
+        }
+        positions.apply_anyway(&entry);
+    }
+    pair.write_again(scan.synced, ends)?;
+    pair.log.sync_data().map_err(|source| LogError::Sync { path: names.log().to_owned(), source })?;
+    Ok((positions, ends.index))
 }
 
 /// Gives a pair the name that it was sealed with, or another if that is taken.
@@ -175,9 +186,9 @@ fn rename(names: &Names, options: &Options, pair: &mut Pair, sealed: Sealed) -> 
     if sealed.rename(names, &options.faults)? {
         return Ok(sealed);
     }
-    pair.number = sealed.number();
+    pair.number = sealed.numbered().number;
     pair.ends.text = sealed.end();
-    let sealed = Sealed::seal(names, pair, sealed.aside())?;
+    let sealed = Sealed::seal(names, pair, sealed.numbered().aside)?;
     match sealed.rename(names, &options.faults)? {
         true => Ok(sealed),
         false => Err(LogError::NamesTaken { path: names.log().to_owned(), tried: 2 }),
@@ -192,14 +203,19 @@ fn unsure_pair(names: &Names, options: &Options, index: File, length: u64) -> Re
     Ok(pair)
 }
 
-/// Judges the entries behind the last `synced` one, and has both files end where they are to end.
-fn judge(names: &Names, options: &Options, index: File, log: File, scan: Scan) -> Result<Restored, LogError> {
-    let mut pair = Pair::new(log, index, names, options.faults.clone());
-    (pair.number, pair.begun_ns) = scan.begin.unwrap_or_default();
+/// The entries behind the last `synced` one, and where they end.
+struct Weighed {
+    unfinished: VecDeque<Unfinished>,
+    ends: Ends,
+    log_bytes: u64,
+}
+
+/// Weighs the entries behind the last `synced` one: which follow, and whose texts are there.
+fn weigh(pair: &Pair, scan: &Scan) -> Result<Weighed, LogError> {
     let log_bytes = length_of(&pair.log, &pair.log_path)?;
     let mut ahead = scan.positions.clone();
     let (mut unfinished, mut ends) = (VecDeque::new(), Ends { index: scan.length, text: scan.synced.text });
-    for known in scan.tail {
+    for known in &scan.tail {
         let (begin, end) = (ends.text, known.entry.end);
         let follows = match scan.damaged {
             None => ahead.apply(&known.entry).is_ok(),
@@ -215,8 +231,16 @@ fn judge(names: &Names, options: &Options, index: File, log: File, scan: Scan) -
                 && checksum(&pair.log, begin, end).map_err(LogError::io("read", &pair.log_path))?
                     == known.entry.text_crc;
         ends.text = end;
-        unfinished.push_back(Unfinished { entry: known.entry, offset: known.offset, begin, is_whole });
+        unfinished.push_back(Unfinished { entry: known.entry.clone(), offset: known.offset, begin, is_whole });
     }
+    Ok(Weighed { unfinished, ends, log_bytes })
+}
+
+/// Has both files end where the entries that follow end, and all that is left of them written again.
+fn judge(names: &Names, options: &Options, index: File, log: File, scan: Scan) -> Result<Restored, LogError> {
+    let mut pair = Pair::new(log, index, names, options.faults.clone());
+    (pair.number, pair.begun_ns) = scan.begin.unwrap_or_default();
+    let Weighed { unfinished, ends, log_bytes } = weigh(&pair, &scan)?;
     if length_of(&pair.index, &pair.index_path)? > ends.index {
         pair.cut_index(ends.index)?;
     }
@@ -256,27 +280,45 @@ fn cut_text(names: &Names, pair: &mut Pair, length: u64) -> Result<(), LogError>
 }
 
 /// Copies what is about to be cut; zeros, which a power cut leaves where nothing was written, are nothing.
-fn keep_tail(names: &Names, log: &File, mut begin: u64, end: u64) -> Result<(), LogError> {
-    let read_failed = || LogError::io("read", names.log());
+fn keep_tail(names: &Names, log: &File, begin: u64, end: u64) -> Result<(), LogError> {
+    let mut kept = None;
+    let copied = copy_tail(names, log, begin, end, &mut kept);
+    let Some((file, path)) = kept else { return copied };
+    let synced = copied.and_then(|()| {
+        file.sync_data().map_err(LogError::io("sync", &path))?;
+        sync_folder(names.folder())
+    });
+    match &synced {
+        Ok(()) => {
+            warn!(log = %names.log().display(), kept = %path.display(), "text behind the last entry of the log is kept and cut");
+        }
+        // It is tried again, and a part of it is of no use.
+        Err(_) => remove_if_there(&path)?,
+    }
+    synced
+}
+
+fn copy_tail(
+    names: &Names,
+    log: &File,
+    mut begin: u64,
+    end: u64,
+    kept: &mut Option<(File, PathBuf)>,
+) -> Result<(), LogError> {
     let mut buffer = vec![0; READ_BYTES];
-    let mut kept: Option<(File, PathBuf)> = None;
     while begin < end {
         let wanted = buffer.len().min(usize::try_from(end - begin).unwrap_or(usize::MAX));
-        let count = log.read_at(&mut buffer[..wanted], begin).map_err(read_failed())?;
+        let count = log.read_at(&mut buffer[..wanted], begin).map_err(LogError::io("read", names.log()))?;
         if count == 0 {
             break;
         }
         if kept.is_none() && buffer[..count].iter().any(|byte| *byte != 0) {
-            kept = Some(new_tail(names)?);
+            *kept = Some(new_tail(names)?);
         }
-        if let Some((file, path)) = &mut kept {
+        if let Some((file, path)) = kept {
             file.write_all(&buffer[..count]).map_err(LogError::io("write to", path))?;
         }
         begin += count as u64;
-    }
-    if let Some((file, path)) = kept {
-        file.sync_data().map_err(LogError::io("sync", &path))?;
-        warn!(log = %names.log().display(), kept = %path.display(), "text behind the last entry of the log is kept and cut");
     }
     Ok(())
 }

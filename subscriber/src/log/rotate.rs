@@ -11,7 +11,7 @@
 
 use super::file::{Log, LogError, Unfinished};
 use super::format::{Format, statement};
-use super::index::{Aside, ENTRY_BYTES, Entry, Kind, WORDS_BYTES_MAX};
+use super::index::{Aside, ENTRY_BYTES, Entry, Kind, LONGEST_BYTES, WORDS_BYTES_MAX};
 use super::names::{Names, Numbered, index_of};
 use super::open::{numbered_files, open_log, sync_folder};
 use super::pair::{Ends, Pair};
@@ -23,7 +23,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
@@ -43,12 +43,8 @@ pub(crate) struct Sealed {
 }
 
 impl Sealed {
-    pub(super) fn number(&self) -> u64 {
-        self.numbered.number
-    }
-
-    pub(super) fn aside(&self) -> Option<Aside> {
-        self.numbered.aside
+    pub(super) fn numbered(&self) -> Numbered {
+        self.numbered
     }
 
     pub(super) fn end(&self) -> u64 {
@@ -63,6 +59,8 @@ impl Sealed {
 
     /// Seals a pair that is synced, under a name that nothing has.
     pub(super) fn seal(names: &Names, pair: &mut Pair, aside: Option<Aside>) -> Result<Self, LogError> {
+        // Entries of an append whose text was refused may lie behind the end.
+        pair.cut_index(pair.ends.index)?;
         let numbered = Numbered { number: pair.number, aside };
         let name = free_name(names, numbered)?;
         let words = name.as_bytes().to_vec();
@@ -85,7 +83,9 @@ impl Sealed {
             return Ok(false);
         }
         pass("log.rotate.log")?;
-        if names.index().exists() && !rename(&names.index(), &index_of(&target))? {
+        let index = names.index();
+        let has_index = index.try_exists().map_err(LogError::io("examine", &index))?;
+        if has_index && !rename(&index, &index_of(&target))? {
             return Err(LogError::NamesTaken { path: names.log().to_owned(), tried: 1 });
         }
         pass("log.rotate.index")?;
@@ -113,6 +113,14 @@ impl Log {
     /// The disk refused; or [`LogError::Sync`], see [`Log::sync`].
     pub(crate) fn rotate(&mut self) -> Result<(), LogError> {
         if self.sealed.is_none() {
+            let number = self.pair.number;
+            self.look()?;
+            self.settle()?;
+            if self.pair.number != number {
+                // It was set aside: the new one is not full.
+                return Ok(());
+            }
+            assert!(self.unfinished.is_empty(), "what is unfinished is not sealed");
             self.pair.pass("log.rotate.before")?;
             self.pair.sync()?;
             self.sealed = Some(Sealed::seal(&self.names, &mut self.pair, None)?);
@@ -122,9 +130,20 @@ impl Log {
 
     /// Sets the current pair aside, and begins a new one with a statement of that, which is unfinished.
     pub(super) fn set_aside(&mut self, aside: Aside) -> Result<(), LogError> {
+        let found = self.pair.log.metadata().map_err(LogError::io("examine", self.names.log()))?;
+        if found.nlink() == 0 {
+            self.let_go()?;
+        }
         self.pair.sync()?;
         self.sealed = Some(Sealed::seal(&self.names, &mut self.pair, Some(aside))?);
         self.complete_rotation()
+    }
+
+    /// Closes a text that is not written to any more: if it was deleted, only that gives its room back, which
+    /// what comes next may need.
+    fn let_go(&mut self) -> Result<(), LogError> {
+        self.pair.log = self.pair.index.try_clone().map_err(LogError::io("open", &self.pair.index_path))?;
+        Ok(())
     }
 
     pub(super) fn complete_rotation(&mut self) -> Result<(), LogError> {
@@ -136,8 +155,10 @@ impl Log {
             }
             sealed.is_renamed = true;
             self.sealed = Some(sealed.clone());
+            self.let_go()?;
         }
-        let begun = begin(&self.names, &self.positions, Some(&sealed), self.options.format, &self.options.faults)?;
+        let begun =
+            begin(&self.names, &self.positions, Some(sealed.numbered), self.options.format, &self.options.faults)?;
         (self.pair, self.unfinished) = (begun.pair, begun.unfinished.into_iter().collect());
         self.sealed = None;
         match sealed.numbered.aside {
@@ -170,16 +191,8 @@ impl Log {
         });
         if let Err(error) = removed {
             // The next rotation tries again.
-            warn!(error = %anyhow_like(&error), "old files of the log cannot be removed");
+            warn!(reason = error.chain(), "old files of the log cannot be removed");
         }
-    }
-}
-
-/// An error with its cause.
-fn anyhow_like(error: &LogError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }
 
@@ -188,8 +201,7 @@ fn is_ours(log: &Path) -> bool {
     let says = || -> io::Result<bool> {
         let index = File::open(index_of(log))?;
         let length = index.metadata()?.len();
-        let longest = (WORDS_BYTES_MAX.next_multiple_of(ENTRY_BYTES) + ENTRY_BYTES) as u64;
-        let begin = length.saturating_sub(longest);
+        let begin = length.saturating_sub(LONGEST_BYTES as u64);
         let mut end = vec![0; (length - begin) as usize];
         index.read_exact_at(&mut end, begin)?;
         let starts = (1..=end.len() / ENTRY_BYTES).map(|entries| end.len() - entries * ENTRY_BYTES);
@@ -211,16 +223,16 @@ pub(super) struct Begun {
 pub(super) fn begin(
     names: &Names,
     positions: &Positions,
-    before: Option<&Sealed>,
+    before: Option<Numbered>,
     format: Format,
     faults: &Faults,
 ) -> Result<Begun, LogError> {
     let last = super::open::last_number(names)?;
-    let number = before.map_or(0, |before| before.numbered.number).max(last) + 1;
+    let number = before.map_or(0, |before| before.number).max(last) + 1;
     let now = Utc::now();
     let begun_ns = now.timestamp_nanos_opt().unwrap_or(i64::MAX);
     let (bytes, synced) = first_entries(number, begun_ns, positions);
-    let moved = before.and_then(|before| Some((before.numbered.aside?, before.numbered.number)));
+    let moved = before.and_then(|before| Some((before.aside?, before.number)));
     let moved = moved.map(|(aside, number)| moved_entry(aside, number, begun_ns, format, positions));
 
     // The first pair of a log is not one of a rotation.

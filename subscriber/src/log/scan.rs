@@ -5,7 +5,7 @@
 //! may be cut off anywhere, and end with the first that cannot be read.
 
 use super::LogError;
-use super::index::{ENTRY_BYTES, Entry, EntryError, Kind, WORDS_BYTES_MAX};
+use super::index::{ENTRY_BYTES, Entry, EntryError, Kind, LONGEST_BYTES};
 use super::pair::Ends;
 use super::positions::Positions;
 use std::fs::File;
@@ -15,8 +15,6 @@ use tracing::warn;
 
 /// What is read at a time: many entries.
 const WINDOW_BYTES: usize = 8192 * ENTRY_BYTES;
-/// The longest entry: one with the longest words, and what follows it.
-const ENTRY_BYTES_MAX: usize = WORDS_BYTES_MAX.next_multiple_of(ENTRY_BYTES) + 2 * ENTRY_BYTES;
 
 /// An entry, and where it is.
 #[derive(Debug, Clone)]
@@ -70,6 +68,10 @@ impl Scan {
                 }
                 Err(_) => unread = unread.or(Some(offset)),
             }
+        }
+        // Nothing is appended behind the last of these; what is there is left of an append that failed.
+        if let Some(sealed) = scan.tail.iter().rposition(|known| known.entry.kind == Kind::Sealed) {
+            scan.tail.truncate(sealed + 1);
         }
         // An index has both from the moment when it gets its name.
         if scan.begin.is_none() || scan.synced == Ends::default() {
@@ -162,7 +164,7 @@ impl<'a> Entries<'a> {
     /// Sees to it that a whole entry is in the window, if the file has one.
     fn fill(&mut self) -> std::io::Result<()> {
         let begin = (self.offset - self.window_at) as usize;
-        if begin + ENTRY_BYTES_MAX <= self.window.len() {
+        if begin + LONGEST_BYTES <= self.window.len() {
             return Ok(());
         }
         self.window.drain(..begin);

@@ -174,6 +174,52 @@ fn what_cannot_be_finished_is_cut_and_what_was_there_of_it_is_kept() {
 }
 
 #[test]
+fn a_sync_vouches_for_nothing_that_is_unfinished() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    name(&mut log);
+    append(&mut log, &[0]);
+    drop(log);
+    set_len(&current(folder.path()).0, 3);
+    for _ in 0..2 {
+        let mut log = open(folder.path());
+        assert_eq!(log.unfinished().map(|entry| entry.first), Some(0));
+        // As at the end of a process that was told to stop before its publisher was there.
+        log.sync().unwrap();
+    }
+    let mut log = open(folder.path());
+    assert_eq!((finish(&mut log), standing(&log)), (1, 2));
+    assert_eq!(texts(folder.path())[0].1, text(0));
+}
+
+#[test]
+fn entries_of_an_append_whose_text_was_refused_are_not_believed_when_the_log_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    // The first write of a text is that of the naming, and empty.
+    let faults = Faults::planned(&crate::FAULT_POINTS, "log.write=error:28@2");
+    let mut log = Log::open(Options { faults, ..options(folder.path()) }, Counters::default()).unwrap();
+    name(&mut log);
+    let mut batch = Batch::default();
+    for first in [0, 2, 4, 6] {
+        batch.text.extend(text(first).bytes());
+        batch.close(Entry { stream: STREAM, first, next: at(first + 2), ..Entry::new(Kind::Block, 0) }, 2);
+    }
+    log.append(&batch).unwrap_err();
+    let (text_path, index_path) = current(folder.path());
+    fs::remove_file(&text_path).unwrap();
+    log.append(&batch).unwrap();
+    drop(log);
+    // As if the process had ended before it made the next index.
+    fs::remove_file(&text_path).unwrap();
+    fs::remove_file(&index_path).unwrap();
+    let mut log = open(folder.path());
+    assert_eq!(standing(&log), 0);
+    append(&mut log, &[0]);
+    let written = &texts(folder.path())[0].1;
+    assert!(written.contains("$downpipe/moved file=1 reason=moved") && written.ends_with(&text(0)), "{written}");
+}
+
+#[test]
 fn each_bit_of_an_index_may_flip() {
     let made = tempfile::tempdir().unwrap();
     let mut log = open(made.path());
@@ -230,6 +276,7 @@ fn an_index_cut_before_it_says_where_the_streams_stand_is_damaged() {
         assert_eq!(standing(&log), 2, "{length}");
         let found = texts(folder.path());
         assert!(found[1].0.contains(".damaged."), "{length}: {found:?}");
+        assert_eq!(found[1].1, text(2), "{length}");
     }
 }
 

@@ -11,7 +11,7 @@
 
 use super::claims::Claims;
 use super::file::{Log, LogError};
-use super::format::{Message, Renderer, statement};
+use super::format::{LOST_BY_DAMAGE, LOST_BY_RETENTION, Message, Renderer, statement};
 use super::index::{Entry, Kind};
 use super::pair::Batch;
 use super::positions::{STREAMS_MAX, replaced_entry, stream_entry};
@@ -20,14 +20,13 @@ use chrono::{DateTime, Utc};
 use feed::{Block, GapReason, Position, StreamId};
 use prometheus_client::metrics::counter::Counter;
 use std::collections::VecDeque;
-use std::error::Error;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// Bytes of lines after which nothing more joins an append.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -167,7 +166,7 @@ pub(super) struct Work {
     written: Written,
     desks: Vec<Desk>,
     /// The latest epoch of each source.
-    pub(super) epochs: Vec<u64>,
+    epochs: Vec<u64>,
     pub(super) claims: Claims,
     pub(super) commands: mpsc::Receiver<Command>,
     /// What came while something was to be finished: it is next.
@@ -203,7 +202,7 @@ impl Work {
             if self.log.unfinished().is_some() && !self.finish_all()? {
                 // The next start will finish it; but messages of plain sources are nowhere else.
                 if !self.held.iter().any(|held| matches!(held, Command::Plain { .. })) {
-                    break;
+                    return Ok(());
                 }
                 self.cut()?;
             }
@@ -219,7 +218,7 @@ impl Work {
             Err(error @ LogError::Sync { .. }) => Err(WriterError::Sync(error)),
             // What there is is on the disk; only the word for it has no room.
             Err(error) => {
-                tracing::warn!(reason = chain(&error), "the log's last entry cannot be written");
+                warn!(reason = error.chain(), "the log's last entry cannot be written");
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -282,15 +281,18 @@ impl Work {
             Command::State { source, epoch, statement, received } => self.state(source, epoch, &statement, received),
             Command::Claim { source, epoch, stream, answer } => {
                 self.flush()?;
-                self.epochs[source] = epoch;
+                let claim = self.claim(source, epoch, stream);
+                if claim.is_some_and(|claim| claim.granted) {
+                    self.give_home(source, stream)?;
+                }
                 // Who asks may be gone.
-                let _ = answer.send(self.claim(source, stream));
+                let _ = answer.send(claim);
                 Ok(())
             }
             Command::Boundary { stream, at_most, answer } => {
                 self.flush()?;
                 let boundary = loop {
-                    if let Some(boundary) = self.persist(|log| log.boundary(stream, at_most))? {
+                    if let Some(boundary) = self.persist_whole(|log| log.boundary(stream, at_most))? {
                         break boundary;
                     }
                 };
@@ -305,7 +307,8 @@ impl Work {
     }
 
     /// Answers a claim. `None`: there is no room for another stream.
-    pub(super) fn claim(&mut self, source: SourceId, stream: StreamId) -> Option<feed::cursor::Claim> {
+    pub(super) fn claim(&mut self, source: SourceId, epoch: u64, stream: StreamId) -> Option<feed::cursor::Claim> {
+        self.note_epoch(source, epoch);
         let positions = self.log.positions();
         if positions.get(stream).is_none() && positions.len() >= STREAMS_MAX {
             return None;
@@ -313,6 +316,21 @@ impl Work {
         let claim = self.claims.claim(source, stream, &self.desks, positions);
         self.desks[source].written.send_replace(claim.at.map_or(0, |at| at.next));
         Some(claim)
+    }
+
+    fn note_epoch(&mut self, source: SourceId, epoch: u64) {
+        self.epochs[source] = self.epochs[source].max(epoch);
+    }
+
+    /// Enters the source as the home of a stream that has none: damage has taken it.
+    fn give_home(&mut self, source: SourceId, stream: StreamId) -> Result<(), WriterError> {
+        let Some(known) = self.log.positions().get(stream).filter(|known| known.home.is_empty()) else {
+            return Ok(());
+        };
+        let entry = stream_entry(stream, known.base, known.at, &known.name, &self.desks[source].home);
+        self.batch.close(entry, 0);
+        self.flush()?;
+        self.sync()
     }
 
     fn message(&mut self, message: &Message, charge: OwnedSemaphorePermit) -> Result<(), WriterError> {
@@ -341,7 +359,7 @@ impl Work {
 
     fn block(&mut self, arrived: Arrived) -> Result<(), WriterError> {
         let Arrived { source, epoch, ref block, received, .. } = arrived;
-        self.epochs[source] = epoch;
+        self.note_epoch(source, epoch);
         self.close_plain();
         let stream = block.head().stream;
         let standing = self.log.positions().get(stream).filter(|_| self.claims.owns(source, stream));
@@ -382,7 +400,7 @@ impl Work {
         received: DateTime<Utc>,
     ) -> Result<(), WriterError> {
         self.flush()?;
-        self.epochs[source] = epoch;
+        self.note_epoch(source, epoch);
         let fits = self.claims.owns(source, what.stream());
         let Some(mut entry) = self.entry_of(source, what).filter(|_| fits) else {
             self.refuse(source, epoch);
@@ -401,7 +419,7 @@ impl Work {
         self.flush()?;
         if is_contact {
             self.sync()?;
-            self.persist(Log::pass_base)?;
+            self.persist_whole(Log::pass_base)?;
         }
         Ok(())
     }
@@ -415,7 +433,7 @@ impl Work {
                 at(*stream).is_none().then(|| stream_entry(*stream, base.next, *base, name, home))
             }
             Statement::Lost(gap) => {
-                let detail = if gap.reason == GapReason::Damage { 2 } else { 1 };
+                let detail = if gap.reason == GapReason::Damage { LOST_BY_DAMAGE } else { LOST_BY_RETENTION };
                 let entry = moved(Kind::Lost, gap.stream, gap.from, gap.to);
                 (at(gap.stream)?.next == gap.from).then_some(Entry { detail, ..entry })
             }
@@ -456,10 +474,9 @@ impl Work {
             // The log was opened anew, and stands elsewhere: records come again, messages would not.
             None => {
                 self.brought.fill(None);
+                self.charges.clear();
                 self.batch.keep_plain();
-                if !self.finish_all()? {
-                    self.cut()?;
-                }
+                self.become_whole()?;
                 self.flush()
             }
         }
@@ -475,15 +492,17 @@ impl Work {
     }
 
     fn rotate(&mut self) -> Result<(), WriterError> {
-        self.persist(Log::rotate)?;
-        self.sync_at = None;
+        if self.persist_whole(Log::rotate)?.is_some() {
+            self.sync_at = None;
+        }
         Ok(())
     }
 
     fn sync(&mut self) -> Result<(), WriterError> {
-        self.persist(Log::sync)?;
-        self.written.syncs.inc();
-        self.sync_at = None;
+        if self.persist_whole(Log::sync)?.is_some() {
+            self.written.syncs.inc();
+            self.sync_at = None;
+        }
         Ok(())
     }
 
@@ -524,8 +543,27 @@ impl Work {
         }
     }
 
+    /// The same; and if the log was opened anew, what that has left unfinished is finished or cut.
+    fn persist_whole<T>(
+        &mut self,
+        action: impl FnMut(&mut Log) -> Result<T, LogError>,
+    ) -> Result<Option<T>, WriterError> {
+        let done = self.persist(action)?;
+        if done.is_none() {
+            self.become_whole()?;
+        }
+        Ok(done)
+    }
+
+    fn become_whole(&mut self) -> Result<(), WriterError> {
+        if !self.finish_all()? {
+            self.cut()?;
+        }
+        Ok(())
+    }
+
     /// Has every source begin anew: the log may not stand any more where it has told them.
-    fn refuse_all(&mut self) {
+    pub(super) fn refuse_all(&mut self) {
         for source in 0..self.desks.len() {
             self.refuse(source, self.epochs[source]);
         }
@@ -552,7 +590,7 @@ impl Work {
     }
 
     fn failed(&self, failure: &LogError) {
-        let reason = chain(failure);
+        let reason = failure.chain();
         self.failure.send_if_modified(|known| {
             let new = known.as_deref() != Some(&reason);
             if new {
@@ -580,10 +618,4 @@ fn ns(time: DateTime<Utc>) -> i64 {
 
 fn now_ns() -> i64 {
     ns(Utc::now())
-}
-
-/// An error with its causes, on one line.
-pub(super) fn chain(error: &LogError) -> String {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |reason, cause| format!("{reason}: {cause}"))
 }
