@@ -1,4 +1,5 @@
-//! A bit that turned, or an end that is gone, anywhere in the index and the text of a log whose writer was killed.
+//! A bit that turned, zeros, an end that is gone or one that is not ours, anywhere in the index and the text of a
+//! log whose writer was killed.
 //!
 //! Whatever was damaged: the next subscriber writes no wrong line and none twice, every record is somewhere (but
 //! for what was damaged of the text itself), and `verify` finds what was damaged of that which was on the disk.
@@ -18,8 +19,8 @@ const ENTRY_BYTES: usize = 128;
 const OPTIONS: [&str; 2] = ["--rotate-size=256KiB", "--sync=50ms"];
 /// Subscribers at once, each with a log of its own.
 const WORKERS: usize = 4;
-/// How often each place is damaged in each way.
-const TIMES: usize = 2;
+/// How often each place is damaged in each way, unless the variable TIMES says something else.
+const TIMES: usize = 3;
 
 /// An entry of an index, as far as this is concerned with it.
 #[derive(Debug, Clone, Copy)]
@@ -72,10 +73,31 @@ struct Place {
     what: &'static str,
     file: String,
     bytes: Range<usize>,
-    /// If a bit turns, and if the file ends there.
+    /// If something in it is another, and if the file ends there.
     finds: [Finds; 2],
     /// The text of records that are synced is there: what is damaged of it is nowhere else.
     is_synced_text: bool,
+}
+
+/// What happens to a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A bit turns.
+    Bit(u8),
+    /// So many bytes are zeros, as far as the place goes.
+    Zeros(usize),
+    /// The file ends there.
+    Cut,
+    /// So many bytes of somebody else are behind the file's end.
+    Grown(usize),
+}
+
+impl Way {
+    /// One of each.
+    fn all(random: &mut Random) -> [Self; 4] {
+        let mut bytes = |bound| 1 + random.below(bound) as usize;
+        [Self::Bit(1 << (bytes(8) - 1)), Self::Zeros(bytes(4096)), Self::Cut, Self::Grown(bytes(1000))]
+    }
 }
 
 /// What was done to a place.
@@ -83,37 +105,56 @@ struct Place {
 struct Damage {
     place: Place,
     at: usize,
-    bit: u8,
-    is_cut: bool,
+    way: Way,
 }
 
 impl Damage {
-    fn random(place: &Place, is_cut: bool, random: &mut Random) -> Self {
+    fn random(place: &Place, way: Way, random: &mut Random) -> Self {
         let at = place.bytes.start + random.below(place.bytes.len() as u64) as usize;
-        Self { place: place.clone(), at, bit: 1 << random.below(8), is_cut }
+        Self { place: place.clone(), at, way }
+    }
+
+    /// In the files that the next subscriber goes on with, which ends them where they are to end.
+    fn is_current(&self) -> bool {
+        self.place.file.starts_with("subscriber.log")
     }
 
     fn finds(&self) -> Finds {
-        self.place.finds[usize::from(self.is_cut)]
+        match self.way {
+            Way::Bit(_) | Way::Zeros(_) => self.place.finds[0],
+            Way::Cut => self.place.finds[1],
+            Way::Grown(_) if self.is_current() => Finds::Nothing,
+            Way::Grown(_) => Finds::Damage,
+        }
     }
 
     fn happen(&self, folder: &Path) {
         let path = folder.join(&self.place.file);
         let mut bytes = fs::read(&path).unwrap();
-        if self.is_cut {
-            bytes.truncate(self.at);
-        } else {
-            bytes[self.at] ^= self.bit;
+        match self.way {
+            Way::Bit(bit) => bytes[self.at] ^= bit,
+            Way::Zeros(count) => {
+                let end = self.place.bytes.end.min(self.at + count);
+                // What is zero already is none the worse.
+                bytes[self.at] = if bytes[self.at] == 0 { 0xff } else { 0 };
+                bytes[self.at + 1..end].fill(0);
+            }
+            Way::Cut => bytes.truncate(self.at),
+            Way::Grown(count) => bytes.resize(bytes.len() + count, b'?'),
         }
         fs::write(path, bytes).unwrap();
     }
 
     /// The bytes of the place's file whose text nobody can have again.
     fn lost_text(&self) -> Range<usize> {
-        match (self.place.is_synced_text, self.is_cut) {
-            (false, _) => 0..0,
-            (true, false) => self.at..self.at + 1,
-            (true, true) => self.at..usize::MAX,
+        match self.way {
+            _ if !self.place.is_synced_text => 0..0,
+            Way::Grown(_) if self.is_current() => 0..0,
+            Way::Bit(_) => self.at..self.at + 1,
+            Way::Zeros(count) => self.at..self.place.bytes.end.min(self.at + count),
+            Way::Cut => self.at..usize::MAX,
+            // It is a line that nobody wrote, and takes none away.
+            Way::Grown(_) => self.place.bytes.end..usize::MAX,
         }
     }
 }
@@ -228,10 +269,11 @@ fn whatever_is_damaged_no_line_is_wrong_and_no_record_gone() {
     let bodies = records.map(|record| str::from_utf8(record.body).unwrap().to_owned()).collect();
     let published = Mutex::new(Published::new(&publisher, bodies));
 
+    let times = std::env::var("TIMES").map_or(TIMES, |times| times.parse().expect("a number"));
     let mut damages = Vec::new();
     for place in killed.places.iter().filter(|place| !place.bytes.is_empty()) {
-        for is_cut in [false, true].repeat(TIMES) {
-            damages.push(Damage::random(place, is_cut, &mut random));
+        for way in (0..times).flat_map(|_| Way::all(&mut random)).collect::<Vec<_>>() {
+            damages.push(Damage::random(place, way, &mut random));
         }
     }
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -318,6 +360,30 @@ fn locked(published: &Mutex<Published>) -> MutexGuard<'_, Published> {
     published.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[test]
+fn an_end_that_nobody_can_give_again_is_cut_and_comes_again_later() {
+    let (home, mut random) = (folder(), Random::new());
+    let (origin, publisher) = Origin::new(home.path(), NAME, "127.0.4.32", Load::new(3, 200));
+    let killed = killed(&origin, publisher.told("publisher", "feed"));
+    let log = LogSite::new(killed.folder.path(), &[publisher.told("publisher", "feed")], &OPTIONS);
+    publisher.kill();
+    let torn = killed.places.iter().find(|place| place.what == "tail of the text").unwrap();
+    let damage = Damage::random(torn, Way::Cut, &mut random);
+    damage.happen(killed.folder.path());
+
+    // It is not known, and asked for in vain. What is not torn stays.
+    let subscriber = log.start();
+    log.until("the torn end is given up", || log.standing().is_written);
+    let (standing, synced) = (log.standing(), torn.bytes.start as u64);
+    assert!((synced..=damage.at as u64).contains(&standing.log_bytes), "{standing:?}: {damage:?}");
+    let publisher = origin.next();
+    origin.load.during(|| origin.load.until_acknowledged(10));
+    log.until_all_of(std::slice::from_ref(&publisher));
+    subscriber.stop();
+    log.assert_exact(std::slice::from_ref(&origin));
+    publisher.stop();
+}
+
 /// Whatever it finds, it says so and ends.
 #[track_caller]
 fn assert_ends_by_itself(verified: &Verified, damage: &Damage) {
@@ -353,6 +419,7 @@ impl Allowed {
         Self { file, damaged, lines }
     }
 
+    /// Whether the damage took the line of a record.
     fn is_lost(&self, body: &str) -> bool {
         self.lines.iter().any(|line| line.trim_end_matches('\n').ends_with(body))
     }

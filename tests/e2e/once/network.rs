@@ -107,13 +107,14 @@ impl Fault {
     }
 }
 
-/// Stalls what there is, and waits until the subscriber makes new connections by itself.
+/// Stalls what there is, and waits until the subscriber makes a new connection to the first by itself.
 fn until_left(stalled: &[&Proxy]) {
-    eventually("there is a feed to stall", || {
+    let before = eventually("there is something to stall", || {
+        // Not before all of it is there: stalled at its beginning, a connection leads to no other.
         let before = stalled[0].accepted();
-        (stalled.iter().map(|way| way.stall()).min() > Some(0) || stalled[0].accepted() > before).then_some(())
+        let are_there = stalled.iter().all(|way| way.links() > 0);
+        (are_there && stalled.iter().map(|way| way.stall()).min() > Some(0)).then_some(before)
     });
-    let before = stalled[0].accepted();
     stalled[0].until_accepted(before, 1);
 }
 

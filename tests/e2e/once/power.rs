@@ -2,14 +2,17 @@
 
 use super::*;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 const DISK_BYTES: u64 = 512 << 20;
-const ROTATE: &str = "--rotate-size=2MiB";
 
 /// A subscriber, and about how long it is to live: for one or two syncs, or none.
 fn start(log: &LogSite, random: &mut Random) -> (Daemon, Duration) {
     let sync_millis = [20, 100, 400, 1000][random.below(4) as usize];
-    let subscriber = log.with(&[ROTATE, &format!("--sync={sync_millis}ms")]).start();
+    // Also one that rotates all the time.
+    let rotate_kib = [2048, 2048, 32][random.below(3) as usize];
+    let options = [format!("--sync={sync_millis}ms"), format!("--rotate-size={rotate_kib}KiB")];
+    let subscriber = log.with(&options.each_ref().map(String::as_str)).start();
     (subscriber, Duration::from_millis(random.below(3 * sync_millis)))
 }
 
@@ -50,32 +53,45 @@ impl Left {
     }
 }
 
-/// Which of the files a disk had not written, that it may not have written.
+/// Of what was behind the last `synced` entry, what a disk had not written yet in one of the files.
 #[derive(Debug, Clone, Copy)]
 enum Unwritten {
-    /// As the cut left it.
-    AsItIs,
-    Text,
-    Entries,
+    /// All of it, and the length.
+    Length,
+    /// Everything from somewhere on, but the length.
+    End,
+    /// A page.
+    Page,
 }
 
-impl Unwritten {
-    /// Cuts a file back to what is behind the last `synced` entry, as if nothing had been written since. The
-    /// disk was free to write the one and not the other. Tells whether there was something.
-    fn cut_back(self, log: &LogSite) -> bool {
-        let standing = Standing::examine(&log.seen);
-        let Some((index_bytes, end)) = standing.synced else { return false };
-        let (name, bytes, bytes_now) = match self {
-            Self::AsItIs => return false,
-            Self::Text => ("subscriber.log", end, standing.text_end),
-            Self::Entries => ("subscriber.log.idx", index_bytes, standing.index_bytes),
-        };
-        if bytes == bytes_now || !standing.is_written {
-            return false;
-        }
-        File::options().write(true).open(log.seen.join(name)).unwrap().set_len(bytes).unwrap();
-        true
+/// Takes bytes from a file of the log that the disk was free to leave for later, though this one did not. Tells
+/// whether there were any.
+fn unwrite(log: &LogSite, unwritten: Unwritten, of_index: bool, random: &mut Random) -> bool {
+    const PAGE_BYTES: u64 = 4096;
+    let standing = Standing::examine(&log.seen);
+    let Some((synced_index, synced_text)) = standing.synced else { return false };
+    if !standing.is_written || standing.text_end == synced_text {
+        return false;
     }
+    let (name, from, to) = match of_index {
+        true => ("subscriber.log.idx", synced_index, standing.index_bytes),
+        false => ("subscriber.log", synced_text, standing.text_end),
+    };
+    let file = File::options().write(true).open(log.seen.join(name)).unwrap();
+    let somewhere = from + random.below(to - from);
+    let (begin, end) = match unwritten {
+        Unwritten::Length => {
+            file.set_len(from).unwrap();
+            return true;
+        }
+        Unwritten::End => (somewhere, to),
+        Unwritten::Page => {
+            let page = somewhere / PAGE_BYTES * PAGE_BYTES;
+            (page.max(from), (page + PAGE_BYTES).min(to))
+        }
+    };
+    file.write_all_at(&vec![0; (end - begin) as usize], begin).unwrap();
+    true
 }
 
 #[test]
@@ -87,7 +103,7 @@ fn every_record_is_one_line_after_power_cuts_under_the_log() {
     let disk = Disk::ext4(folder.path(), DISK_BYTES);
     let mut switch = disk.switch();
     let (origin, publisher) = Origin::new(folder.path(), "publisher", "127.0.3.6", Load::new(6, 100));
-    let log = LogSite::on(&disk, &[publisher.told("publisher", "feed")], &[ROTATE]);
+    let log = LogSite::on(&disk, &[publisher.told("publisher", "feed")], &[]);
     let (mut left, mut cut_tails) = (Left::default(), 0);
     let subscriber = origin.load.during(|| {
         let (mut subscriber, mut life) = start(&log, &mut random);
@@ -98,8 +114,11 @@ fn every_record_is_one_line_after_power_cuts_under_the_log() {
             switch.cut();
             subscriber.kill();
             disk.remount();
-            let unwritten = [Unwritten::AsItIs, Unwritten::Text, Unwritten::Entries][left.cuts as usize % 3];
-            left.made += u64::from(unwritten.cut_back(&log));
+            let unwritten = [Unwritten::Length, Unwritten::End, Unwritten::Page][random.below(3) as usize];
+            match left.cuts % 3 {
+                0 => {}
+                which => left.made += u64::from(unwrite(&log, unwritten, which == 1, &mut random)),
+            }
             left.count(&Standing::examine(&log.seen));
             let tails = oracle::tails(&log.seen);
             (subscriber, life) = start(&log, &mut random);
@@ -124,7 +143,7 @@ fn every_record_is_one_line_after_power_cuts_under_log_and_journal() {
     let options = ["--name=publisher", "--segment-bytes=64KiB"];
     let site = Site::on(&disk, "127.0.3.7", &options);
     let (origin, publisher) = Origin::start(site, "publisher", Load::new(6, 100));
-    let log = LogSite::on(&disk, &[publisher.told("publisher", "feed")], &[ROTATE]);
+    let log = LogSite::on(&disk, &[publisher.told("publisher", "feed")], &[]);
     let mut left = Left::default();
     let (publisher, subscriber) = origin.load.during(|| {
         let (mut publisher, (mut subscriber, mut life)) = (publisher, start(&log, &mut random));

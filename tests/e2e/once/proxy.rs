@@ -126,11 +126,11 @@ impl Proxy {
         ended.len()
     }
 
-    /// Stalls all links that there are, in both directions; new ones are not. Returns how many.
+    /// Stalls all links that there are, in both directions; new ones are not. Returns how many went on until now.
     pub(super) fn stall(&self) -> usize {
         let mut state = self.shared.state();
-        state.links.values_mut().for_each(|orders| orders.is_stalled = true);
-        state.links.len()
+        let going_on = state.links.values_mut().filter(|orders| !orders.is_stalled);
+        going_on.map(|orders| orders.is_stalled = true).count()
     }
 
     /// What was stalled goes on.
@@ -149,6 +149,8 @@ impl Proxy {
         self.shared.state().refuses = true;
         self.wake();
         self.shared.wait_while(self.shared.state(), |state| state.is_listening);
+        // A process that another test is just starting has a copy of it, for a moment.
+        eventually("the port is closed", || TcpStream::connect(&self.address).is_err().then_some(()));
     }
 
     /// Opens its port again.
@@ -164,9 +166,9 @@ impl Proxy {
         self.shared.state().accepted
     }
 
-    /// Links that there are.
+    /// Links that there are and that are not stalled.
     pub(super) fn links(&self) -> usize {
-        self.shared.state().links.len()
+        self.shared.state().links.values().filter(|orders| !orders.is_stalled).count()
     }
 
     /// Waits until `more` connections were taken after there had been `before`.
@@ -224,7 +226,7 @@ impl Shared {
                 if state.is_over {
                     return;
                 }
-                listener = TcpListener::bind(address).unwrap();
+                listener = eventually("the port is open again", || TcpListener::bind(address).ok());
                 state.is_listening = true;
                 self.changed.notify_all();
                 continue;
