@@ -14,10 +14,11 @@ uid=$(stat -c %u "$data")
 gid=$(stat -c %g "$data")
 if [ "$uid" = 0 ]; then
     uid=$nobody_else
-    # Also what an earlier run as root has left there.
-    find "$data" -maxdepth 1 -user 0 -exec chown "$uid:$uid" {} +
 fi
 if [ "$gid" = 0 ]; then
     gid=$uid
 fi
+# The folder, if it is root's, and what a run as root has left in it, whoever's it is: log, index, lock.
+# Of a folder that this root may not read nothing is seen, and the daemon says what it may not open.
+find "$data" -maxdepth 1 -user 0 -exec chown -h "$uid:$gid" {} + 2>/dev/null || true
 exec setpriv --reuid="$uid" --regid="$gid" --clear-groups --inh-caps=-all --no-new-privs downpipe "$@"

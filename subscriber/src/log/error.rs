@@ -22,7 +22,7 @@ pub enum LogError {
     #[error("{} does not name a file", .0.display())]
     NoName(PathBuf),
     /// There is text, and nothing that tells what it is.
-    #[error("{} has text but no index beside it: move it away, or have it set aside with --adopt", .0.display())]
+    #[error("{} has text but no index beside it: move it away, or have it set aside with --adopt or SUBSCRIBER_ADOPT=true", .0.display())]
     NoIndex(PathBuf),
     /// The index was written by a later version.
     #[error("{} is an index of version {version}, which this program does not read: upgrade it", path.display())]

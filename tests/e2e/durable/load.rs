@@ -69,8 +69,13 @@ impl<'a> Load<'a> {
 
     /// Tells the clients where the publisher is now.
     pub(crate) fn goes_to(&self, publisher: &Daemon) {
+        self.goes_to_address(publisher.told("publisher", "http"));
+    }
+
+    /// Tells the clients where HTTP is served now.
+    pub(crate) fn goes_to_address(&self, http: &str) {
         let mut place = self.place.lock().unwrap();
-        place.http = publisher.told("publisher", "http").to_owned();
+        place.http = http.to_owned();
         place.generation += 1;
         self.moved.notify_all();
     }
