@@ -81,9 +81,9 @@ enum Parsed {
 /// What to run, with every option resolved.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Up { diagnostics: DiagnosticsArgs, publisher: PublisherArgs, subscriber: SubscriberArgs },
-    Publisher(PublisherArgs),
-    Subscriber(SubscriberArgs),
+    Up { diagnostics: DiagnosticsArgs, publisher: Box<PublisherArgs>, subscriber: Box<SubscriberArgs> },
+    Publisher(Box<PublisherArgs>),
+    Subscriber(Box<SubscriberArgs>),
     Verify(VerifyArgs),
     Health(HealthArgs),
 }
@@ -376,8 +376,8 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
                 options.is_some_and(|options| options.value_source("data") == Some(ValueSource::CommandLine));
             up(args, data_is_flag, &file, bare)?
         }
-        Parsed::Publisher(args) => Command::Publisher(args),
-        Parsed::Subscriber(args) => Command::Subscriber(args.with_default_feed()),
+        Parsed::Publisher(args) => Command::Publisher(Box::new(args)),
+        Parsed::Subscriber(args) => Command::Subscriber(Box::new(args.with_default_feed())),
         Parsed::Verify(args) => Command::Verify(args),
         Parsed::Health(args) => Command::Health(args),
     })
@@ -411,7 +411,7 @@ fn up(args: UpArgs, data_is_flag: bool, file: &ConfigFile, bare: clap::Command) 
         subscriber.log = log;
         publisher.journal = journal;
     }
-    Ok(Command::Up { diagnostics: args.diagnostics, publisher, subscriber })
+    Ok(Command::Up { diagnostics: args.diagnostics, publisher: Box::new(publisher), subscriber: Box::new(subscriber) })
 }
 
 /// Puts [`DEFAULT_COMMAND`] in front of the options if no command stands there.

@@ -30,15 +30,15 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up { diagnostics, publisher, subscriber } => {
             let _diagnostics = diagnostics::start(&diagnostics, "downpipe")?;
-            serve(up(publisher, subscriber))
+            serve(up(*publisher, *subscriber))
         }
         Command::Publisher(args) => {
             let _diagnostics = diagnostics::start(&args.diagnostics, "publisher")?;
-            serve(run_publisher(args))
+            serve(run_publisher(*args))
         }
         Command::Subscriber(args) => {
             let _diagnostics = diagnostics::start(&args.diagnostics, "subscriber")?;
-            serve(run_subscriber(args))
+            serve(run_subscriber(*args))
         }
         Command::Verify(args) => ask(verify::run(&args)),
         Command::Health(args) => ask(health::check(&args.url)),
