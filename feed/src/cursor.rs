@@ -63,6 +63,7 @@
 //! | seeking | answer: a boundary of ours, not judged yet | `Fetch` from it, credit 0 | |
 //! | | answer: none; or end of that reply; and more to look for | `Ask(Boundary)` | |
 //! | | the same, and all is decided | `Forked` | fetching |
+//! | | the same, but it is the position that was denied | `Reconnect(NoProgress)` | over |
 //! | | the same, but retention has passed the position | `Fetch` from the position: a gap will follow | fetching |
 //! | | head; fork or gap, and the candidate is not common | `Ignore` | |
 //! | parked | reply: head, gap | `Ignore` | |

@@ -109,6 +109,10 @@ impl Cursor {
         if at.next > from.next {
             return self.fetch(FeedSocket::Close, 1);
         }
+        if at == from {
+            // It has denied a position that it then names.
+            return self.reconnect(Fault::NoProgress(from.next));
+        }
         self.position = at;
         self.heard = Some((self.stream, head.next.next));
         self.state = State::Fetching { from: at, count: 1, reply: Reply::default() };

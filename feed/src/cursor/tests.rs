@@ -271,6 +271,15 @@ fn a_fork_without_a_common_block_begins_at_the_oldest() {
 }
 
 #[test]
+fn a_publisher_that_denies_a_position_and_then_names_it_is_left() {
+    let here = at(16, 1);
+    let mut cursor = fetching(here, true);
+    cursor.reply(&head(here, at(20, 2)));
+    cursor.reply(&fork(here));
+    assert_eq!(cursor.reply(&end()), Verdict::Reconnect(Fault::NoProgress(16)));
+}
+
+#[test]
 fn retention_that_passes_the_position_during_a_search_is_for_a_gap_to_say() {
     let here = at(16, 1);
     let mut cursor = fetching(here, true);

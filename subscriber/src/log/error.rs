@@ -1,5 +1,6 @@
 //! What can go wrong with a log; each names the path.
 
+use super::names::NAME_BYTES_MAX;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,9 @@ pub enum LogError {
     /// The path has no file name.
     #[error("{} does not name a file", .0.display())]
     NoName(PathBuf),
+    /// The names of full files, which are longer, have no room.
+    #[error("the name of {} is too long: those of full files, which have more in them, take {NAME_BYTES_MAX} bytes at most", .0.display())]
+    LongName(PathBuf),
     /// There is text, and nothing that tells what it is.
     #[error("{} has text but no index beside it: move it away, or have it set aside with --adopt or SUBSCRIBER_ADOPT=true", .0.display())]
     NoIndex(PathBuf),

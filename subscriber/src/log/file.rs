@@ -113,10 +113,14 @@ impl Log {
         length + after as u64 > self.options.rotate_bytes && length + before as u64 > 0
     }
 
-    /// When the current file is full by its age, in nanoseconds since 1970. Never, if it is empty.
-    pub(crate) fn full_at_ns(&self) -> Option<i64> {
+    /// In how many nanoseconds the current file is full by its age; 0 if it is. Never, if it is empty.
+    ///
+    /// It is of one period: one that was begun in a later one, by a clock that was ahead, is full as well.
+    pub(crate) fn full_in_ns(&self, now_ns: i64) -> Option<u64> {
         let every = i64::try_from(self.options.rotate_every?.as_nanos()).ok()?;
-        (self.pair.ends.text > 0).then(|| (self.pair.begun_ns.div_euclid(every) + 1).saturating_mul(every))
+        let (begun, now) = (self.pair.begun_ns.div_euclid(every), now_ns.div_euclid(every));
+        let left = if begun == now { every - now_ns.rem_euclid(every) } else { 0 };
+        (self.pair.ends.text > 0).then(|| left.unsigned_abs())
     }
 
     /// Whether anything is not on the disk for certain; how much text that is at most.
@@ -273,7 +277,7 @@ impl Log {
 
     /// The indexes of this log, the current one last.
     fn indexes(&self) -> Result<Vec<PathBuf>, LogError> {
-        let mut numbered: Vec<_> = super::open::numbered_files(&self.names)?;
+        let mut numbered: Vec<_> = super::open::numbered_files(&self.names, ".idx")?;
         numbered.sort_unstable_by_key(|(numbered, _)| numbered.number);
         let rotated = numbered.into_iter().map(|(_, path)| super::names::index_of(&path));
         Ok(rotated.filter(|index| index.exists()).chain([self.names.index()]).collect())

@@ -7,6 +7,7 @@
 //! subscriber.20261121T080000Z.000042.log             a full one: when it was closed (for people), its number (the order)
 //! subscriber.20261121T080000Z.000042.log.idx         its index
 //! subscriber.20261121T080000Z.000043.damaged.log     one that was set aside, and why; with its index, if it had one
+//! ….000041.log.idx.retired                           the index of one that is being removed
 //! subscriber.log.tail.1                              what was cut from the end of a text, because nothing told what it was
 //! ```
 
@@ -18,6 +19,10 @@ use std::path::{Path, PathBuf};
 
 /// No file has this number, nor one beyond: what looks like one is not ours.
 const NUMBER_END: u64 = 1_000_000_000_000;
+/// Files with numbers from here on are nobody's, or we would count on from them to [`NUMBER_END`].
+const FOREIGN_FROM: u64 = 100_000_000_000;
+/// The longest name of a file, in bytes (NAME_MAX of Linux's file systems).
+pub(crate) const NAME_BYTES_MAX: usize = 255;
 /// As in `20261121T080000Z`.
 const TIME_BYTES: usize = 16;
 
@@ -46,6 +51,12 @@ impl Names {
         };
         let stem = path.file_stem()?.to_owned();
         Some(Self { folder, log: path.to_owned(), stem, extension: path.extension().map(OsStr::to_owned) })
+    }
+
+    /// Whether the longest name that a file of the log may get fits.
+    pub(crate) fn fit(&self) -> bool {
+        let longest = Numbered { number: NUMBER_END - 1, aside: Some(Aside::Damaged) };
+        index_of(Path::new(&self.numbered(DateTime::UNIX_EPOCH, longest))).as_os_str().len() <= NAME_BYTES_MAX
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -107,7 +118,7 @@ impl Names {
 
     /// The number in such a name, also if somebody compressed the file since and added to its name.
     pub(crate) fn number_in(&self, name: &OsStr) -> Option<u64> {
-        self.split(name).map(|(number, _)| number)
+        self.split(name).map(|(number, _)| number).filter(|&number| number < FOREIGN_FROM)
     }
 
     fn split<'a>(&self, name: &'a OsStr) -> Option<(u64, &'a [u8])> {
@@ -127,7 +138,11 @@ pub(crate) fn index_of(path: &Path) -> PathBuf {
     with(path, ".idx")
 }
 
-fn with(path: &Path, suffix: &str) -> PathBuf {
+/// What becomes of an index before its text is removed: no verification counts the text any more, and who finds
+/// it knows that the text was to go.
+pub(crate) const RETIRED: &str = ".retired";
+
+pub(super) fn with(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(suffix);
     path.into()
@@ -152,6 +167,7 @@ mod tests {
             "subscriber.20261121T080000Z.42.log",
             "subscriber.20261121T080000Z.000042x.log",
             "subscriber.20261121T080000Z.18446744073709551615.log",
+            "subscriber.20261121T080000Z.999999999999.log.gz",
         ] {
             assert_eq!(number(other), None, "{other}");
         }

@@ -23,8 +23,10 @@ use super::rotate::{Begun, Sealed, adopt, begin};
 use super::scan::Scan;
 use rustix::fs::OFlags;
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tracing::{info, warn};
@@ -53,6 +55,9 @@ impl Log {
         let path =
             if is_link { fs::canonicalize(path).map_err(LogError::io("follow the link", path))? } else { path.clone() };
         let names = Names::of(&path).ok_or_else(|| LogError::NoName(path.clone()))?;
+        if !names.fit() {
+            return Err(LogError::LongName(path));
+        }
         if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
             return Err(LogError::NotAFile(path));
         }
@@ -110,7 +115,7 @@ fn restore(names: &Names, options: &Options) -> Result<Restored, LogError> {
             }
             // If that was set aside last, and no more was done, what was to be said of it is said now.
             let newest =
-                numbered_files(names)?.into_iter().map(|(numbered, _)| numbered).max_by_key(|last| last.number);
+                numbered_files(names, ".idx")?.into_iter().map(|(numbered, _)| numbered).max_by_key(|last| last.number);
             return new(last_positions(names)?, newest);
         }
         Err(error) => return Err(LogError::io("open", &path)(error)),
@@ -337,7 +342,7 @@ fn new_tail(names: &Names) -> Result<(File, PathBuf), LogError> {
 
 /// Where the streams stand at the end of the newest index that has a number.
 fn last_positions(names: &Names) -> Result<Positions, LogError> {
-    let mut files = numbered_files(names)?;
+    let mut files = numbered_files(names, ".idx")?;
     files.sort_unstable_by_key(|(numbered, _)| numbered.number);
     positions_behind(&files)
 }
@@ -353,12 +358,12 @@ fn positions_behind(files: &[(Numbered, PathBuf)]) -> Result<Positions, LogError
     Ok(positions)
 }
 
-/// The full texts, and those that were set aside, that have an index.
-pub(super) fn numbered_files(names: &Names) -> Result<Vec<(Numbered, PathBuf)>, LogError> {
+/// The full texts, and those that were set aside, beside which is a file whose name has `suffix` behind theirs.
+pub(super) fn numbered_files(names: &Names, suffix: &str) -> Result<Vec<(Numbered, PathBuf)>, LogError> {
     let mut found = Vec::new();
     for_each_name(names, |name| {
-        let Some(name) = name.to_str().and_then(|name| name.strip_suffix(".idx")) else { return };
-        if let Some(numbered) = names.parse(name.as_ref()) {
+        let Some(name) = name.as_bytes().strip_suffix(suffix.as_bytes()).map(OsStr::from_bytes) else { return };
+        if let Some(numbered) = names.parse(name) {
             found.push((numbered, names.folder().join(name)));
         }
     })?;
@@ -372,7 +377,7 @@ pub(super) fn last_number(names: &Names) -> Result<u64, LogError> {
     Ok(last)
 }
 
-fn for_each_name(names: &Names, mut see: impl FnMut(&std::ffi::OsStr)) -> Result<(), LogError> {
+fn for_each_name(names: &Names, mut see: impl FnMut(&OsStr)) -> Result<(), LogError> {
     let failed = || LogError::io("list", names.folder());
     for entry in fs::read_dir(names.folder()).map_err(failed())? {
         see(&entry.map_err(failed())?.file_name());
@@ -380,7 +385,7 @@ fn for_each_name(names: &Names, mut see: impl FnMut(&std::ffi::OsStr)) -> Result
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> Result<(), LogError> {
+pub(super) fn remove_if_there(path: &Path) -> Result<(), LogError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LogError::io("remove", path)(error)),
         _ => Ok(()),

@@ -12,8 +12,8 @@
 use super::file::{Log, LogError, Unfinished};
 use super::format::{Format, statement};
 use super::index::{Aside, ENTRY_BYTES, Entry, Kind, LONGEST_BYTES, WORDS_BYTES_MAX};
-use super::names::{Names, Numbered, index_of};
-use super::open::{numbered_files, open_log, sync_folder};
+use super::names::{Names, Numbered, RETIRED, index_of, with};
+use super::open::{numbered_files, open_log, remove_if_there, sync_folder};
 use super::pair::{Ends, Pair};
 use super::positions::Positions;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -172,34 +172,38 @@ impl Log {
     /// Removes the oldest full files beyond those that are kept.
     pub(super) fn keep_few(&self) {
         let Some(keep) = self.options.keep else { return };
-        let removed = numbered_files(&self.names).and_then(|mut files| {
-            files.retain(|(numbered, log)| numbered.aside.is_none() && is_ours(log));
-            files.sort_unstable_by_key(|(numbered, _)| std::cmp::Reverse(numbered.number));
-            files.into_iter().skip(usize::try_from(keep).unwrap_or(usize::MAX)).try_for_each(|(_, log)| {
-                // The index last: it is what tells that the text is ours.
-                for path in [log.clone(), index_of(&log)] {
-                    match fs::remove_file(&path) {
-                        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                            return Err(LogError::io("remove", &path)(error));
-                        }
-                        _ => {}
-                    }
-                }
-                info!(file = %log.display(), "removed an old file of the log");
-                Ok(())
-            })
-        });
-        if let Err(error) = removed {
+        if let Err(error) = self.remove_all_but(usize::try_from(keep).unwrap_or(usize::MAX)) {
             // The next rotation tries again.
             warn!(reason = error.chain(), "old files of the log cannot be removed");
         }
     }
+
+    /// The index is renamed first, the text goes next: so it is never a text that has lost its index, and what a
+    /// kill leaves is removed by the next.
+    fn remove_all_but(&self, keep: usize) -> Result<(), LogError> {
+        let mut files = numbered_files(&self.names, ".idx")?;
+        files.retain(|(numbered, log)| numbered.aside.is_none() && is_ours(log, &index_of(log)));
+        files.sort_unstable_by_key(|(numbered, _)| std::cmp::Reverse(numbered.number));
+        for (_, log) in files.into_iter().skip(keep) {
+            let index = index_of(&log);
+            fs::rename(&index, with(&index, RETIRED)).map_err(LogError::io("rename", &index))?;
+        }
+        for (_, log) in numbered_files(&self.names, &format!(".idx{RETIRED}"))? {
+            let retired = with(&index_of(&log), RETIRED);
+            if is_ours(&log, &retired) {
+                remove_if_there(&log)?;
+                remove_if_there(&retired)?;
+                info!(file = %log.display(), "removed an old file of the log");
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Whether the index of a numbered text says that it is this one.
-fn is_ours(log: &Path) -> bool {
+/// Whether an index says that it is that of this numbered text.
+fn is_ours(log: &Path, index: &Path) -> bool {
     let says = || -> io::Result<bool> {
-        let index = File::open(index_of(log))?;
+        let index = File::open(index)?;
         let length = index.metadata()?.len();
         let begin = length.saturating_sub(LONGEST_BYTES as u64);
         let mut end = vec![0; (length - begin) as usize];

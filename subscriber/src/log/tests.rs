@@ -9,7 +9,9 @@ use super::positions::stream_entry;
 use faults::Faults;
 use feed::{Position, StreamId};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 const STREAM: StreamId = StreamId([7; 16]);
@@ -353,7 +355,55 @@ fn old_files_are_removed_by_number_and_only_those_that_are_ours() {
     let mut left: Vec<String> = texts(folder.path()).into_iter().map(|(_, text)| text).collect();
     left.sort();
     assert_eq!(left, ["".to_owned(), text(6), text(8), "not ours\n".to_owned()]);
+    // As a kill leaves it that comes before the text is removed.
+    let (index, retired) = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_str().unwrap().ends_with(".000005.log.idx"))
+        .map(|path| (path.clone(), PathBuf::from(format!("{}.retired", path.display()))))
+        .unwrap();
+    fs::rename(&index, &retired).unwrap();
+    append(&mut log, &[10]);
+    log.rotate().unwrap();
+    assert!(!retired.exists() && !index.with_extension("").exists());
     assert!(foreign.iter().all(|name| folder.path().join(name).exists()));
+}
+
+#[test]
+fn a_name_that_is_not_utf_8_is_as_good_as_any_and_one_that_is_too_long_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &[u8]| Options { path: folder.path().join(OsStr::from_bytes(name)), ..options(folder.path()) };
+    let mut log = Log::open(Options { keep: Some(1), ..named(b"caf\xe9.log") }, Counters::default()).unwrap();
+    name(&mut log);
+    for first in [0, 2, 4] {
+        append(&mut log, &[first]);
+        log.rotate().unwrap();
+    }
+    drop(log);
+    // Text and index of two files, and the lock: no more than one full file is kept.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5);
+    // As a kill leaves it before the new index is made.
+    fs::remove_file(folder.path().join(OsStr::from_bytes(b"caf\xe9.log.idx"))).unwrap();
+    assert_eq!(standing(&Log::open(named(b"caf\xe9.log"), Counters::default()).unwrap()), 6);
+
+    let refused = Log::open(named(&[b'n'; 240]), Counters::default()).err().unwrap();
+    assert!(matches!(refused, LogError::LongName(_)), "{refused}");
+}
+
+#[test]
+fn a_file_is_full_by_its_age_at_the_end_of_its_period_also_if_the_clock_was_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let every = Some(std::time::Duration::from_secs(10));
+    let mut log = Log::open(Options { rotate_every: every, ..options(folder.path()) }, Counters::default()).unwrap();
+    name(&mut log);
+    assert_eq!(log.full_in_ns(0), None);
+    append(&mut log, &[0]);
+    let begun = log.pair.begun_ns.div_euclid(10_000_000_000) * 10_000_000_000;
+    assert_eq!(log.full_in_ns(begun), Some(10_000_000_000));
+    assert_eq!(log.full_in_ns(begun + 9_999_999_999), Some(1));
+    for full in [begun + 10_000_000_000, begun - 1, 0] {
+        assert_eq!(log.full_in_ns(full), Some(0));
+    }
 }
 
 #[test]

@@ -254,12 +254,12 @@ impl Work {
 
     fn due_in(&self) -> Option<Duration> {
         let sync = self.sync_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let full = self.log.full_at_ns().map(|at| Duration::from_nanos((at - now_ns()).max(0) as u64));
+        let full = self.log.full_in_ns(now_ns()).map(Duration::from_nanos);
         [sync, full].into_iter().flatten().min()
     }
 
     fn do_what_is_due(&mut self) -> Result<(), WriterError> {
-        if self.log.full_at_ns().is_some_and(|at| now_ns() >= at) {
+        if self.log.full_in_ns(now_ns()) == Some(0) {
             self.flush()?;
             self.rotate()?;
         }

@@ -35,6 +35,8 @@ pub(super) enum Text {
 pub(super) struct Ledger {
     pub(super) report: Report,
     positions: Positions,
+    /// The number of the last file before this one.
+    number: Option<u64>,
     /// Nothing is known of what came before: positions are taken as the index has them.
     adopting: bool,
 }
@@ -43,6 +45,11 @@ impl Ledger {
     /// From here on the positions are those with which the next index begins.
     pub(super) fn adopt(&mut self) {
         self.adopting = true;
+    }
+
+    /// A numbered file is gone through next.
+    pub(super) fn reached(&mut self, number: u64) {
+        self.number = Some(number);
     }
 
     pub(super) fn problem(&mut self, place: Place<'_>, what: impl Display) {
@@ -78,7 +85,10 @@ impl Ledger {
         self.adopting &= matches!(entry.kind, Kind::Begin | Kind::Stream);
         let (first, next) = (entry.first, entry.next.next);
         match entry.kind {
-            Kind::Begin | Kind::Moved | Kind::Synced | Kind::Sealed => {}
+            Kind::Begin | Kind::Synced | Kind::Sealed => {}
+            // Files that are set aside are never removed by the log itself.
+            Kind::Moved if self.number.is_some_and(|number| number >= first) => {}
+            Kind::Moved => self.damaged(index, format_args!("file {first} was set aside, and is not there")),
             Kind::Plain if *text == Text::Whole => add(&mut self.report.plain, entry.lines.into()),
             Kind::Plain => {}
             Kind::Stream => self.named(index, entry),

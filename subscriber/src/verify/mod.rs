@@ -233,6 +233,13 @@ impl Verification<'_> {
         self.progress.total = self.progress.done + bytes(self.names.log());
         self.progress.total += pairs.values().map(|pair| bytes(&pair.log)).sum::<u64>();
         for (key, pair) in pairs {
+            let before = self.last.as_ref().filter(|last| key.0 > last.0 + 1);
+            if let Some(before) = before
+                && self.is_retired(before)?
+            {
+                // What was in between was made and removed meanwhile.
+                self.ledger.adopt();
+            }
             self.one(&key, &pair)?;
             self.last = Some(key);
         }
@@ -256,6 +263,7 @@ impl Verification<'_> {
             self.ledger.adopt();
             return Ok(());
         }
+        self.ledger.reached(key.0);
         let Some(index) = index else {
             // Of a time before there were indexes, or one that never had any.
             let is_expected = rotated.aside == Some(Aside::Adopted) || (rotated.aside.is_none() && !self.begun);
