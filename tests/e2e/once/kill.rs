@@ -142,7 +142,7 @@ fn every_record_is_one_line_whichever_side_is_killed() {
         hosts: &["127.0.3.1"],
         subscribers: 1,
         options: &["--rotate-size=32KiB", "--rotate-every=1s"],
-        rounds: 30,
+        rounds: 50,
         clients: 6,
         padding_max: 200,
         life_records: 300,
@@ -160,7 +160,7 @@ fn every_record_is_one_line_of_two_logs_whoever_of_three_publishers_and_two_subs
         subscribers: 2,
         // By age alone: a file is as long as it comes to be in a second.
         options: &["--rotate-every=1s", "--sync=200ms"],
-        rounds: 24,
+        rounds: 40,
         clients: 3,
         padding_max: 100,
         life_records: 300,
@@ -168,7 +168,7 @@ fn every_record_is_one_line_of_two_logs_whoever_of_three_publishers_and_two_subs
     };
     let killed = killed.run();
     println!("{killed:?}");
-    assert!(killed.files > 2 * 5, "{killed:?}");
+    assert!(killed.files > 2 * 2, "{killed:?}");
 }
 
 #[test]
