@@ -90,7 +90,7 @@ fn what_was_acknowledged_survives_kills_while_old_segments_are_removed() {
 
 /// As many rounds and records as are asked for; by default two minutes on two cores:
 ///
-/// `ROUNDS=150 RECORDS=1000000 cargo test --test e2e killed_for_long -- --ignored --nocapture`
+/// `ROUNDS=150 RECORDS=1000000 cargo test --test e2e being_killed_for_long -- --ignored --nocapture`
 #[test]
 #[ignore = "minutes: see the command above"]
 fn what_was_acknowledged_survives_being_killed_for_long() {
