@@ -6,8 +6,8 @@
 //! - [`index`]: the entries of an index; [`positions`]: what they say together; [`names`]: how files are called.
 //! - [`pair`]: text and index, appended to together; [`scan`]: reading an index, whatever became of it.
 //! - [`file`]: a log as one thing, with [`open`] (what was left of it), [`rotate`] and [`boundary`].
-//! - [`queue`]: the way to the writer; [`claims`]: who may write what; [`writer`]: the one thread, and
-//!   [`finish`], what it does first.
+//! - [`queue`]: the way to the writer; [`claims`]: who may write what; [`writer`]: the one thread, with
+//!   [`gather`] (what it writes), [`patience`] (with a disk that fails) and [`finish`] (what it does first).
 
 mod boundary;
 mod claims;
@@ -16,10 +16,12 @@ pub(crate) mod escape;
 pub(crate) mod file;
 mod finish;
 pub(crate) mod format;
+mod gather;
 pub mod index;
 pub(crate) mod names;
 mod open;
 mod pair;
+mod patience;
 pub(crate) mod positions;
 pub(crate) mod queue;
 mod rotate;

@@ -11,13 +11,13 @@
 
 use super::claims::Claims;
 use super::file::{Log, LogError};
-use super::format::{LOST_BY_DAMAGE, LOST_BY_RETENTION, Message, Renderer, statement};
-use super::index::{Entry, Kind};
+use super::format::Renderer;
+use super::gather::{Arrived, OpenPlain, ns};
 use super::pair::Batch;
-use super::positions::{STREAMS_MAX, replaced_entry, stream_entry};
-use super::queue::{Command, Desk, SourceId, Statement};
-use chrono::{DateTime, Utc};
-use feed::{Block, GapReason, Position, StreamId};
+use super::positions::{STREAMS_MAX, stream_entry};
+use super::queue::{Command, Desk, SourceId};
+use chrono::Utc;
+use feed::StreamId;
 use prometheus_client::metrics::counter::Counter;
 use std::collections::VecDeque;
 use std::io;
@@ -26,19 +26,10 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tracing::{error, info, warn};
+use tracing::warn;
 
-/// Bytes of lines after which nothing more joins an append.
-const BATCH_BYTES: usize = 1024 * 1024;
-/// Memory for lines that is kept between appends. The lines of the longest block take about 16 MiB at most:
-/// its 1 MiB, each byte as an escape of six, and 16,384 times the longest name.
-const BATCH_KEEP_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes of lines of plain messages after which the next begin another entry.
-const PLAIN_ENTRY_BYTES: usize = 256 * 1024;
 /// Bytes of text and index after which a sync does not wait for its time.
 const UNSYNCED_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The pause before what failed is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// The longest that the thread sleeps when there is nothing to do.
 const IDLE_MAX: Duration = Duration::from_secs(3600);
 
@@ -144,45 +135,30 @@ impl Writer {
     }
 }
 
-/// Messages of plain sources that are rendered, and have no entry yet.
-struct OpenPlain {
-    lines: u32,
-    received: DateTime<Utc>,
-}
-
-/// A block on its way, with all that came with it.
-struct Arrived {
-    source: SourceId,
-    epoch: u64,
-    block: Block,
-    received: DateTime<Utc>,
-    charge: OwnedSemaphorePermit,
-}
-
 pub(super) struct Work {
     pub(super) log: Log,
     pub(super) renderer: Renderer,
-    settings: Settings,
-    written: Written,
-    desks: Vec<Desk>,
+    pub(super) settings: Settings,
+    pub(super) written: Written,
+    pub(super) desks: Vec<Desk>,
     /// The latest epoch of each source.
-    epochs: Vec<u64>,
+    pub(super) epochs: Vec<u64>,
     pub(super) claims: Claims,
     pub(super) commands: mpsc::Receiver<Command>,
     /// What came while something was to be finished: it is next.
     pub(super) held: VecDeque<Command>,
-    batch: Batch,
+    pub(super) batch: Batch,
     /// Lines of the batch that is being appended.
-    appending_lines: u64,
-    plain: Option<OpenPlain>,
+    pub(super) appending_lines: u64,
+    pub(super) plain: Option<OpenPlain>,
     /// Where the blocks in the batch bring the stream of each source.
-    brought: Vec<Option<u64>>,
+    pub(super) brought: Vec<Option<u64>>,
     /// Held until the batch is on file: what is rendered is still in memory.
-    charges: Vec<OwnedSemaphorePermit>,
+    pub(super) charges: Vec<OwnedSemaphorePermit>,
     /// When a sync is due, if anything is not synced.
-    sync_at: Option<Instant>,
-    failure: watch::Sender<Option<String>>,
-    runtime: Handle,
+    pub(super) sync_at: Option<Instant>,
+    pub(super) failure: watch::Sender<Option<String>>,
+    pub(super) runtime: Handle,
 }
 
 /// What comes next.
@@ -318,7 +294,7 @@ impl Work {
         Some(claim)
     }
 
-    fn note_epoch(&mut self, source: SourceId, epoch: u64) {
+    pub(super) fn note_epoch(&mut self, source: SourceId, epoch: u64) {
         self.epochs[source] = self.epochs[source].max(epoch);
     }
 
@@ -333,56 +309,6 @@ impl Work {
         self.sync()
     }
 
-    fn message(&mut self, message: &Message, charge: OwnedSemaphorePermit) -> Result<(), WriterError> {
-        let before = self.batch.text.len();
-        self.renderer.message(message, &mut self.batch.text);
-        if self.log.would_overflow(before, self.batch.text.len()) {
-            let line = self.batch.text.split_off(before);
-            self.flush()?;
-            self.rotate()?;
-            self.batch.text.extend_from_slice(&line);
-        }
-        self.charges.push(charge);
-        self.plain.get_or_insert(OpenPlain { lines: 0, received: message.received }).lines += 1;
-        if self.batch.text.len() - self.batch.open_from() >= PLAIN_ENTRY_BYTES {
-            self.close_plain();
-        }
-        if self.batch.text.len() >= BATCH_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    fn close_plain(&mut self) {
-        if let Some(OpenPlain { lines, received }) = self.plain.take() {
-            let time_ns = ns(received);
-            self.batch.close(Entry { time_ns, ..Entry::new(Kind::Plain, 0) }, lines);
-        }
-    }
-
-    fn block(&mut self, arrived: Arrived) -> Result<(), WriterError> {
-        let Arrived { source, epoch, ref block, received, .. } = arrived;
-        self.note_epoch(source, epoch);
-        self.close_plain();
-        let stream = block.head().stream;
-        let standing = self.log.positions().get(stream).filter(|_| self.claims.owns(source, stream));
-        let at = self.batch.position(stream).or(standing.map(|standing| standing.at));
-        let Some(standing) = standing.filter(|_| at == Some(block.start())) else {
-            self.refuse(source, epoch);
-            return Ok(());
-        };
-        let before = self.batch.text.len();
-        self.renderer.block(block, &standing.name, received, &mut self.batch.text);
-        if self.log.would_overflow(before, self.batch.text.len()) {
-            self.batch.text.truncate(before);
-            self.flush()?;
-            self.rotate()?;
-            // The log may have been opened anew meanwhile, and stand elsewhere.
-            return self.block(arrived);
-        }
-        self.batch.close(block_entry(block, received), block.head().count);
-        self.brought[source] = Some(block.end().next);
-        self.charges.push(arrived.charge);
-        if self.batch.text.len() >= BATCH_BYTES { self.flush() } else { Ok(()) }
-    }
-
     /// Something did not fit: its source is to begin anew.
     pub(super) fn refuse(&mut self, source: SourceId, epoch: u64) {
         self.desks[source].refused.send_if_modified(|refused| {
@@ -391,229 +317,6 @@ impl Work {
             is_more
         });
     }
-
-    fn state(
-        &mut self,
-        source: SourceId,
-        epoch: u64,
-        what: &Statement,
-        received: DateTime<Utc>,
-    ) -> Result<(), WriterError> {
-        self.flush()?;
-        self.note_epoch(source, epoch);
-        let fits = self.claims.owns(source, what.stream());
-        let Some(mut entry) = self.entry_of(source, what).filter(|_| fits) else {
-            self.refuse(source, epoch);
-            return Ok(());
-        };
-        entry.time_ns = ns(received);
-        statement(self.settings.format, &entry, self.log.positions(), &mut self.batch.text);
-        let lines = u32::from(!self.batch.text.is_empty());
-        if self.log.would_overflow(0, self.batch.text.len()) {
-            self.batch.text.clear();
-            self.rotate()?;
-            return self.state(source, epoch, what, received);
-        }
-        let is_contact = matches!(entry.kind, Kind::Stream | Kind::Replaced);
-        self.batch.close(entry, lines);
-        self.flush()?;
-        if is_contact {
-            self.sync()?;
-            self.persist_whole(Log::pass_base)?;
-        }
-        Ok(())
-    }
-
-    /// The entry of a statement, if it fits where the stream stands.
-    fn entry_of(&self, source: SourceId, what: &Statement) -> Option<Entry> {
-        let (positions, home) = (self.log.positions(), &self.desks[source].home);
-        let at = |stream| positions.get(stream).map(|standing| standing.at);
-        match what {
-            Statement::Base { stream, at: base, name } => {
-                at(*stream).is_none().then(|| stream_entry(*stream, base.next, *base, name, home))
-            }
-            Statement::Lost(gap) => {
-                let detail = if gap.reason == GapReason::Damage { LOST_BY_DAMAGE } else { LOST_BY_RETENTION };
-                let entry = moved(Kind::Lost, gap.stream, gap.from, gap.to);
-                (at(gap.stream)?.next == gap.from).then_some(Entry { detail, ..entry })
-            }
-            Statement::Forked { stream, from, at: to } => {
-                (at(*stream)? == *from).then(|| moved(Kind::Fork, *stream, from.next, *to))
-            }
-            Statement::Replaced { old, heard, stream, base, name } => {
-                // Where it had been here before, it goes on where it stands.
-                let base = at(*stream).unwrap_or(*base);
-                let from = at(*old)?.next;
-                Some(replaced_entry((*old, from, *heard), (*stream, base), name, home))
-            }
-        }
-    }
-
-    /// Appends what has gathered, however long the disk takes to accept it, but at shutdown gives up.
-    pub(super) fn flush(&mut self) -> Result<(), WriterError> {
-        self.close_plain();
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        let batch = std::mem::take(&mut self.batch);
-        let (lines, bytes) = (batch.lines(), batch.text.len() as u64);
-        self.appending_lines = lines;
-        let appended = self.persist(|log| log.append(&batch));
-        self.appending_lines = 0;
-        self.batch = batch;
-        match appended? {
-            Some(()) => {
-                self.written.lines.inc_by(lines);
-                self.written.bytes.inc_by(bytes);
-                self.batch.clear(BATCH_KEEP_BYTES);
-                self.charges.clear();
-                self.tell_written();
-                self.note_unsynced();
-                Ok(())
-            }
-            // The log was opened anew, and stands elsewhere: records come again, messages would not.
-            None => {
-                self.brought.fill(None);
-                self.charges.clear();
-                self.batch.keep_plain();
-                self.become_whole()?;
-                self.flush()
-            }
-        }
-    }
-
-    /// Tells the sources whose blocks are on file how far.
-    fn tell_written(&mut self) {
-        for (desk, brought) in self.desks.iter().zip(&mut self.brought) {
-            if let Some(next) = brought.take() {
-                desk.written.send_replace(next);
-            }
-        }
-    }
-
-    fn rotate(&mut self) -> Result<(), WriterError> {
-        if self.persist_whole(Log::rotate)?.is_some() {
-            self.sync_at = None;
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), WriterError> {
-        if self.persist_whole(Log::sync)?.is_some() {
-            self.written.syncs.inc();
-            self.sync_at = None;
-        }
-        Ok(())
-    }
-
-    fn note_unsynced(&mut self) {
-        if self.sync_at.is_none() && self.log.unsynced_bytes().is_some() {
-            self.sync_at = Some(Instant::now() + self.settings.sync_every);
-        }
-    }
-
-    /// Does something to the log until it succeeds. `None`: a sync had failed, the log was opened anew, and
-    /// what was to be done may not be what is to be done now.
-    pub(super) fn persist<T>(
-        &mut self,
-        mut action: impl FnMut(&mut Log) -> Result<T, LogError>,
-    ) -> Result<Option<T>, WriterError> {
-        let mut is_lost = false;
-        loop {
-            let done = if is_lost { self.log.reopen().map(|()| None) } else { action(&mut self.log).map(Some) };
-            let error = match done {
-                Ok(done) => {
-                    if self.failure.send_replace(None).is_some() {
-                        info!("the log can be written again");
-                    }
-                    if is_lost {
-                        self.refuse_all();
-                        self.note_unsynced();
-                    }
-                    return Ok(done);
-                }
-                Err(error) => error,
-            };
-            if self.commands.is_closed() {
-                return Err(WriterError::Lost { lines: self.unwritten(), source: error });
-            }
-            is_lost |= matches!(error, LogError::Sync { .. });
-            self.failed(&error);
-            thread::sleep(RETRY_PAUSE);
-        }
-    }
-
-    /// The same; and if the log was opened anew, what that has left unfinished is finished or cut.
-    fn persist_whole<T>(
-        &mut self,
-        action: impl FnMut(&mut Log) -> Result<T, LogError>,
-    ) -> Result<Option<T>, WriterError> {
-        let done = self.persist(action)?;
-        if done.is_none() {
-            self.become_whole()?;
-        }
-        Ok(done)
-    }
-
-    fn become_whole(&mut self) -> Result<(), WriterError> {
-        if !self.finish_all()? {
-            self.cut()?;
-        }
-        Ok(())
-    }
-
-    /// Has every source begin anew: the log may not stand any more where it has told them.
-    pub(super) fn refuse_all(&mut self) {
-        for source in 0..self.desks.len() {
-            self.refuse(source, self.epochs[source]);
-        }
-    }
-
-    /// How many lines were received and are not on file.
-    fn unwritten(&mut self) -> u64 {
-        let lines = |command: &Command| match command {
-            Command::Plain { .. } => 1,
-            Command::Block { block, .. } => u64::from(block.head().count),
-            _ => 0,
-        };
-        let mut unwritten = self.appending_lines + self.batch.lines() + self.held.iter().map(lines).sum::<u64>();
-        while let Ok(command) = self.commands.try_recv() {
-            unwritten += lines(&command);
-        }
-        unwritten
-    }
-
-    /// Ends index and log before what is unfinished.
-    pub(super) fn cut(&mut self) -> Result<(), WriterError> {
-        self.persist(Log::cut)?;
-        Ok(())
-    }
-
-    fn failed(&self, failure: &LogError) {
-        let reason = failure.chain();
-        self.failure.send_if_modified(|known| {
-            let new = known.as_deref() != Some(&reason);
-            if new {
-                error!(%reason, "the log cannot be written, nothing more is read until it can");
-                *known = Some(reason);
-            }
-            new
-        });
-    }
-}
-
-/// The entry of a block whose lines were received at a time.
-fn block_entry(block: &Block, received: DateTime<Utc>) -> Entry {
-    let head = block.head();
-    Entry { time_ns: ns(received), ..moved(Kind::Block, head.stream, head.first, block.end()) }
-}
-
-fn moved(kind: Kind, stream: StreamId, first: u64, next: Position) -> Entry {
-    Entry { stream, first, next, ..Entry::new(kind, 0) }
-}
-
-fn ns(time: DateTime<Utc>) -> i64 {
-    time.timestamp_nanos_opt().unwrap_or(i64::MAX)
 }
 
 fn now_ns() -> i64 {
