@@ -57,7 +57,10 @@ pub enum SourceError {
     #[error(transparent)]
     Address(#[from] AddressError),
     /// The name is empty, too long, or one of ours.
-    #[error("`{0}` cannot be the name of a source: it takes 1 to {NAME_BYTES_MAX} bytes and does not begin with `$`")]
+    #[error(
+        "{0:?} cannot be the name of a source: it takes 1 to {NAME_BYTES_MAX} bytes, no control characters, and does not \
+         begin with `$`"
+    )]
     Name(String),
 }
 
@@ -86,7 +89,8 @@ impl FromStr for PlainSource {
         let Some((name, endpoint)) = text.split_once('=') else {
             return Ok(Self::at(text.parse::<Endpoint>()?.connectable()?));
         };
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.starts_with('$') {
+        let is_wrong = name.starts_with('$') || name.contains(char::is_control);
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || is_wrong {
             return Err(SourceError::Name(name.to_owned()));
         }
         Ok(Self { name: name.into(), endpoint: endpoint.parse::<Endpoint>()?.connectable()? })
@@ -309,7 +313,7 @@ mod tests {
     #[test]
     fn what_is_no_source_is_refused_by_what_is_wrong_with_it() {
         let refused = |text: &str| text.parse::<PlainSource>().unwrap_err();
-        for name in ["", "$downpipe", &"n".repeat(65)] {
+        for name in ["", "$downpipe", "a\nb", &"n".repeat(65)] {
             assert_eq!(refused(&format!("{name}=tcp://h:1")), SourceError::Name(name.to_owned()));
         }
         assert!(matches!(refused("tcp://h:0"), SourceError::Address(AddressError::NotConnectable(_))));

@@ -64,7 +64,7 @@ fn a_wrong_command_line_is_refused_with_2() {
         (&["publisher", "--retain-age=1ms"], "not between 1s and 100years"),
         (&["publisher", "--peer-timeout=soon"], "--peer-timeout"),
         (&["subscriber", "--plain=tcp://127.0.0.1:0"], "cannot be connected to"),
-        (&["subscriber", "--plain=$x=tcp://127.0.0.1:1"], "`$x` cannot be the name of a source"),
+        (&["subscriber", "--plain=$x=tcp://127.0.0.1:1"], "\"$x\" cannot be the name of a source"),
         (&["subscriber", "--format=xml"], "'xml'"),
         (&["subscriber", "--rotate-size=10"], "1024 bytes"),
         (&["health", "ftp://x"], "http://127.0.0.1:5000"),
