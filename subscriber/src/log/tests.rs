@@ -406,6 +406,36 @@ fn a_file_is_full_by_its_age_at_the_end_of_its_period_also_if_the_clock_was_ahea
     }
 }
 
+/// `verify` beside a writer that removes what is old faster than it can be read.
+#[test]
+fn a_log_that_keeps_few_files_is_clean_also_while_it_rotates() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = Log::open(Options { keep: Some(1), ..options(folder.path()) }, Counters::default()).unwrap();
+    name(&mut log);
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut first = 0;
+            while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                append(&mut log, &[first]);
+                log.rotate().unwrap();
+                first += 2;
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let path = folder.path().join("subscriber.log");
+        let reports: Vec<_> = (0..300)
+            .map(|_| runtime.block_on(crate::verify::verify(&path, None, &mut |_, _| {})))
+            .map(|report| report.map(|report| (report.is_clean(), report.problems)))
+            .collect();
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for report in reports {
+            let (is_clean, problems) = report.unwrap();
+            assert!(is_clean, "{problems:?}");
+        }
+    });
+}
+
 #[test]
 fn a_text_without_an_index_is_refused_or_set_aside() {
     let folder = tempfile::tempdir().unwrap();

@@ -243,6 +243,13 @@ impl Verification<'_> {
             self.one(&key, &pair)?;
             self.last = Some(key);
         }
+        // The same before the current one.
+        let before = self.last.as_ref().filter(|last| number.is_some_and(|number| number > last.0 + 1));
+        if let Some(before) = before
+            && self.is_retired(before)?
+        {
+            self.ledger.adopt();
+        }
         Ok(current)
     }
 

@@ -208,6 +208,14 @@ fn the_oldest_files_may_be_gone_and_no_others() {
 }
 
 #[test]
+fn a_first_file_that_was_set_aside_and_is_not_there_is_told() {
+    let folder = Folder::new();
+    let moved = Pages::begin(2).stream(A, 0, 10).of(Kind::Moved, StreamId::default(), 1, 0, "moved\n");
+    folder.current(moved.block(A, 10, 12).synced());
+    folder.assert(2, [0, 0, 0, 0, 1]);
+}
+
+#[test]
 fn carried_positions_that_are_ahead_or_behind_are_counted() {
     for (next, wrong) in [(10, NOTHING), (14, [4, 0, 0, 0, 0]), (7, [0, 3, 0, 0, 0])] {
         let folder = Folder::new();
