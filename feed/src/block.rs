@@ -312,6 +312,25 @@ impl BlockBuilder {
         Ok(())
     }
 
+    /// Adds records of one time behind those before: all of them, or none.
+    ///
+    /// # Errors
+    /// One of them does not go in, and nothing has changed; see [`PushError`]. An empty block is full if all of
+    /// them are more than a block.
+    pub fn push_all<'a>(
+        &mut self,
+        time_ns: i64,
+        records: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<(), PushError> {
+        let (length, count, base_time_ns, last_ns) = (self.bytes.len(), self.count, self.base_time_ns, self.time_ns);
+        let pushed = records.into_iter().try_for_each(|(topic, body)| self.push(time_ns, topic, body));
+        if pushed.is_err() {
+            self.bytes.truncate(length);
+            (self.count, self.base_time_ns, self.time_ns) = (count, base_time_ns, last_ns);
+        }
+        pushed
+    }
+
     /// The block of what was pushed, at its place in the stream, and an empty builder again.
     /// `None` if nothing was pushed, or the stream has no numbers left.
     pub fn finish(&mut self, stream: StreamId, at: Position) -> Option<Block> {
@@ -399,6 +418,22 @@ mod tests {
         assert_eq!(builder.push(0, "t", b""), Err(PushError::Full));
         let full = builder.finish(STREAM, Position::default()).unwrap();
         assert_eq!(Block::decode(full.bytes().clone()).unwrap().records().count(), RECORDS_MAX as usize);
+    }
+
+    #[test]
+    fn records_that_go_together_all_go_in_or_none() {
+        let mut builder = BlockBuilder::new();
+        let records = |bodies: &[&'static [u8]]| bodies.iter().map(|body| ("t", *body)).collect::<Vec<_>>();
+        assert_eq!(builder.push_all(1, [("t", &b"a"[..]), ("", b"b")]), Err(PushError::Topic(0)));
+        builder.push(5, "t", b"x").unwrap();
+        builder.push_all(6, records(&[b"a", b"b"])).unwrap();
+        assert_eq!(builder.push_all(7, [("t", &[0; BODY_BYTES_MAX][..]); 5]), Err(PushError::Full));
+        builder.push_all(6, []).unwrap();
+        let expected = block(Position::default(), &[(5, "t", b"x"), (6, "t", b"a"), (6, "t", b"b")]);
+        assert_eq!(builder.finish(STREAM, Position::default()), Some(expected));
+        let too_many = std::iter::repeat_n(("t", &b""[..]), RECORDS_MAX as usize + 1);
+        assert_eq!(builder.push_all(8, too_many), Err(PushError::Full));
+        assert_eq!(builder.finish(STREAM, Position::default()), None);
     }
 
     #[test]

@@ -43,7 +43,7 @@ async fn downcase(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) 
 /// Who is answered 200 has a record on disk.
 async fn publish_answer(shared: &Shared, query: &str) -> Result<String, DowncaseError> {
     let answer = downcase::answer(query)?;
-    shared.journal.append(TOPIC, answer.as_bytes()).await?;
+    shared.journal.append(TOPIC, &[&answer]).await?;
     Ok(answer)
 }
 

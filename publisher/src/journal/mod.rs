@@ -31,7 +31,7 @@ pub(crate) use read::{MESSAGE_OVERHEAD_BYTES, Part, ReadError, Reply};
 use crate::Name;
 use catalog::Catalog;
 use faults::Faults;
-use feed::block::PushError;
+use feed::block::{PAYLOAD_BYTES_MAX, PushError, RECORDS_MAX};
 use feed::{Block, Position, StreamId};
 use folder::Folder;
 use queue::Queue;
@@ -91,6 +91,12 @@ pub enum AppendError {
     /// No block takes it.
     #[error(transparent)]
     Record(#[from] PushError),
+    /// There is nothing to append.
+    #[error("no records")]
+    Nothing,
+    /// What is to be appended together does not go into one block.
+    #[error("records that are more than a block: {PAYLOAD_BYTES_MAX} bytes or {RECORDS_MAX} records")]
+    TooMuch,
     /// The topic begins with `$`, which is for our own lines.
     #[error("a topic that begins with $")]
     Reserved,
@@ -218,17 +224,18 @@ impl Journal {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a record, and waits until it is durable. Returns its sequence number.
+    /// Appends records of a topic, in one block, and waits until they are durable. Returns the sequence number of
+    /// the first.
     ///
-    /// Once it is queued it is committed, whether or not anybody still waits.
+    /// Once they are queued they are committed, whether or not anybody still waits.
     ///
     /// # Errors
     /// See [`AppendError`].
-    pub(crate) async fn append(&self, topic: &str, body: &[u8]) -> Result<u64, AppendError> {
+    pub(crate) async fn append<B: AsRef<[u8]>>(&self, topic: &str, bodies: &[B]) -> Result<u64, AppendError> {
         if topic.starts_with('$') {
             return Err(AppendError::Reserved);
         }
-        let answered = self.shared.queue.append(topic, body)?;
+        let answered = self.shared.queue.append(topic, bodies)?;
         // The writer answers all that it took, unless its thread has panicked.
         answered.await.unwrap_or_else(|_| Err(AppendError::Unknown("the journal's thread has ended".into())))
     }

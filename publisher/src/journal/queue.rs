@@ -11,17 +11,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
-/// What a waiting record costs beside its bytes: who waits for it.
-const RECORD_OVERHEAD_BYTES: u64 = 128;
+/// What an append costs beside its bytes: who waits for it.
+const APPEND_OVERHEAD_BYTES: u64 = 128;
 
-/// Tells who appended: the record's sequence number, or why there is none.
-pub(crate) type Answer = oneshot::Sender<Result<u64, AppendError>>;
+/// Tells who appended: the sequence number of what was, or why there is none.
+type Answer = oneshot::Sender<Result<u64, AppendError>>;
+/// The other end.
+pub(crate) type Answered = oneshot::Receiver<Result<u64, AppendError>>;
 
-/// A block's records and who waits for each.
+/// A block's records and who waits for them.
 #[derive(Default)]
 pub(crate) struct Batch {
     pub(crate) builder: BlockBuilder,
-    pub(crate) waiting: Vec<Answer>,
+    /// In order; each with the place of its first record in the block.
+    waiting: Vec<(u32, Answer)>,
     bytes: u64,
 }
 
@@ -68,15 +71,15 @@ impl Queue {
         Self { bytes_max, inner: Mutex::new(inner), came: Condvar::new() }
     }
 
-    /// Queues a record. The receiver is told once it is durable, or is not to be.
+    /// Queues records that go into one block. The receiver is told the number of the first once they are durable,
+    /// or that they are not to be.
     ///
     /// # Errors
-    /// It is not queued, and will not be in the journal.
-    pub(crate) fn append(
-        &self,
-        topic: &str,
-        body: &[u8],
-    ) -> Result<oneshot::Receiver<Result<u64, AppendError>>, AppendError> {
+    /// None is queued, and none will be in the journal.
+    pub(crate) fn append<B: AsRef<[u8]>>(&self, topic: &str, bodies: &[B]) -> Result<Answered, AppendError> {
+        if bodies.is_empty() {
+            return Err(AppendError::Nothing);
+        }
         let mut inner = self.lock();
         if inner.closed {
             return Err(AppendError::Closed);
@@ -84,14 +87,15 @@ impl Queue {
         if let Some(reason) = &inner.refusal {
             return Err(AppendError::Unavailable(reason.clone()));
         }
-        let bytes = (topic.len() + body.len()) as u64 + RECORD_OVERHEAD_BYTES;
+        let bytes: usize = bodies.iter().map(|body| topic.len() + body.as_ref().len()).sum();
+        let bytes = bytes as u64 + APPEND_OVERHEAD_BYTES;
         if inner.bytes + bytes > self.bytes_max {
             inner.refused += 1;
             return Err(AppendError::QueueFull(self.bytes_max));
         }
         let time_ns = now_ns().max(inner.last_time_ns);
         let (answer, answered) = oneshot::channel();
-        inner.push(time_ns, topic, body, answer, bytes)?;
+        inner.push(time_ns, topic, bodies, answer, bytes)?;
         inner.last_time_ns = time_ns;
         inner.bytes += bytes;
         if inner.writer_waits {
@@ -133,7 +137,7 @@ impl Queue {
     /// Answers a batch that is not durable, for this reason.
     pub(crate) fn give_up(&self, batch: Batch, reason: &AppendError) {
         self.done(batch.bytes);
-        for waiting in batch.waiting {
+        for (_, waiting) in batch.waiting {
             let _ = waiting.send(Err(reason.clone()));
         }
     }
@@ -176,22 +180,43 @@ impl Batch {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Answers who waits: its records are durable, and the first of all has this number.
+    pub(crate) fn answer(self, first: u64) {
+        for (place, waiting) in self.waiting {
+            // Nobody has to wait.
+            let _ = waiting.send(Ok(first + u64::from(place)));
+        }
+    }
 }
 
 impl Inner {
-    fn push(&mut self, time_ns: i64, topic: &str, body: &[u8], answer: Answer, bytes: u64) -> Result<(), AppendError> {
-        let pushed = self.batches.back_mut().map(|batch| batch.builder.push(time_ns, topic, body));
-        match pushed {
-            Some(Ok(())) => {}
+    fn push<B: AsRef<[u8]>>(
+        &mut self,
+        time_ns: i64,
+        topic: &str,
+        bodies: &[B],
+        answer: Answer,
+        bytes: u64,
+    ) -> Result<(), AppendError> {
+        let records = || bodies.iter().map(|body| (topic, body.as_ref()));
+        let place = self.batches.back().map_or(0, |batch| batch.builder.count());
+        let pushed = self.batches.back_mut().map(|batch| batch.builder.push_all(time_ns, records()));
+        let place = match pushed {
+            Some(Ok(())) => place,
             None | Some(Err(PushError::Full)) => {
                 let mut batch = Batch::default();
-                batch.builder.push(time_ns, topic, body)?;
+                batch.builder.push_all(time_ns, records()).map_err(|error| match error {
+                    PushError::Full => AppendError::TooMuch,
+                    error => error.into(),
+                })?;
                 self.batches.push_back(batch);
+                0
             }
             Some(Err(error)) => return Err(error.into()),
-        }
-        let batch = self.batches.back_mut().expect("a record has just been pushed into the last batch");
-        batch.waiting.push(answer);
+        };
+        let batch = self.batches.back_mut().expect("records have just been pushed into the last batch");
+        batch.waiting.push((place, answer));
         batch.bytes += bytes;
         Ok(())
     }
@@ -221,7 +246,7 @@ mod tests {
     #[test]
     fn what_is_appended_while_nobody_takes_is_one_batch() {
         let queue = Queue::new(10_000, 0);
-        let _answers: Vec<_> = (0..10).map(|_| queue.append("t", b"body").unwrap()).collect();
+        let _answers: Vec<_> = (0..10).map(|_| queue.append("t", &[b"body"]).unwrap()).collect();
         let batch = take(&queue).unwrap();
         assert_eq!((batch.builder.count(), batch.waiting.len()), (10, 10));
         assert!(take(&queue).is_none());
@@ -229,35 +254,35 @@ mod tests {
 
     #[test]
     fn the_bound_holds_until_the_answer() {
-        let queue = Queue::new(2 * (RECORD_OVERHEAD_BYTES + 5), 0);
-        let _answers = [queue.append("t", b"body").unwrap(), queue.append("t", b"body").unwrap()];
-        assert_eq!(queue.append("t", b"").unwrap_err(), AppendError::QueueFull(266));
+        let queue = Queue::new(2 * (APPEND_OVERHEAD_BYTES + 5), 0);
+        let _answers = [queue.append("t", &[b"body"]).unwrap(), queue.append("t", &[b"body"]).unwrap()];
+        assert_eq!(queue.append("t", &[b""]).unwrap_err(), AppendError::QueueFull(266));
         let batch = take(&queue).unwrap();
-        assert!(queue.append("t", b"").is_err(), "it is not durable yet");
+        assert!(queue.append("t", &[b""]).is_err(), "it is not durable yet");
         queue.done(batch.bytes());
-        assert!(queue.append("t", b"").is_ok());
+        assert!(queue.append("t", &[b""]).is_ok());
         assert_eq!(queue.refused(), 2);
     }
 
     #[test]
     fn a_queue_that_refuses_gives_up_what_waits_and_accepts_again() {
         let queue = Queue::new(10_000, 0);
-        let mut answer = queue.append("t", b"body").unwrap();
+        let mut answer = queue.append("t", &[b"body"]).unwrap();
         let reason: Arc<str> = "the disk is full".into();
         queue.refuse(&reason);
         assert_eq!(answer.try_recv().unwrap(), Err(AppendError::Unavailable(reason.clone())));
-        assert_eq!(queue.append("t", b"body").unwrap_err(), AppendError::Unavailable(reason));
+        assert_eq!(queue.append("t", &[b"body"]).unwrap_err(), AppendError::Unavailable(reason));
         assert_eq!(queue.bytes(), 0);
         assert!(queue.accept());
-        assert!(queue.append("t", b"body").is_ok());
+        assert!(queue.append("t", &[b"body"]).is_ok());
     }
 
     #[test]
     fn a_closed_queue_gives_what_it_has() {
         let queue = Queue::new(10_000, 0);
-        let _answer = queue.append("t", b"body").unwrap();
+        let _answer = queue.append("t", &[b"body"]).unwrap();
         queue.close();
-        assert_eq!(queue.append("t", b"").unwrap_err(), AppendError::Closed);
+        assert_eq!(queue.append("t", &[b""]).unwrap_err(), AppendError::Closed);
         assert!(take(&queue).is_some());
         assert!(matches!(queue.take(Duration::MAX), Taken::Closed));
     }
@@ -265,17 +290,34 @@ mod tests {
     #[test]
     fn what_no_block_takes_is_refused_and_leaves_no_trace() {
         let queue = Queue::new(u64::MAX, 0);
-        assert_eq!(queue.append("", b"").unwrap_err(), AppendError::Record(PushError::Topic(0)));
+        assert_eq!(queue.append("", &[b""]).unwrap_err(), AppendError::Record(PushError::Topic(0)));
+        assert_eq!(queue.append::<&[u8]>("t", &[]).unwrap_err(), AppendError::Nothing);
         let body = vec![0; feed::block::BODY_BYTES_MAX + 1];
-        assert_eq!(queue.append("t", &body).unwrap_err(), AppendError::Record(PushError::Body(body.len())));
+        assert_eq!(queue.append("t", &[&body]).unwrap_err(), AppendError::Record(PushError::Body(body.len())));
         assert!(take(&queue).is_none());
         assert_eq!(queue.bytes(), 0);
     }
 
     #[test]
+    fn what_is_appended_together_is_in_one_block() {
+        let queue = Queue::new(u64::MAX, 0);
+        let mut one = queue.append("t", &[b"x"]).unwrap();
+        let mut many = queue.append("t", &vec![[0; 100_000]; 5]).unwrap();
+        let mut others = queue.append("t", &vec![[0; 100_000]; 10]).unwrap();
+        assert_eq!(queue.append("t", &vec![[0; 100_000]; 11]).unwrap_err(), AppendError::TooMuch);
+        let (first, second) = (take(&queue).unwrap(), take(&queue).unwrap());
+        assert_eq!((first.builder.count(), second.builder.count()), (6, 10));
+        first.answer(40);
+        second.answer(46);
+        let numbers = [&mut one, &mut many, &mut others].map(|answer| answer.try_recv().unwrap().unwrap());
+        assert_eq!(numbers, [40, 41, 46]);
+        assert!(take(&queue).is_none());
+    }
+
+    #[test]
     fn times_do_not_go_back() {
         let queue = Queue::new(10_000, i64::MAX);
-        let _answer = queue.append("t", b"body").unwrap();
+        let _answer = queue.append("t", &[b"body"]).unwrap();
         let mut batch = take(&queue).unwrap();
         let block = batch.builder.finish(feed::StreamId::default(), feed::Position::default()).unwrap();
         assert_eq!(block.head().base_time_ns, i64::MAX);

@@ -62,7 +62,7 @@ impl World {
     }
 
     fn append(&self, journal: &Journal, body: &str) -> Result<u64, AppendError> {
-        self.runtime.block_on(journal.append("t", body.as_bytes()))
+        self.runtime.block_on(journal.append("t", &[body]))
     }
 
     /// Appends bodies that tell their number, each a commit.
@@ -146,7 +146,7 @@ fn what_was_appended_is_there_after_a_restart_and_the_numbers_go_on() {
 fn what_waits_is_committed_together_and_handed_on_once_it_is_durable() {
     let world = World::new(1 << 20);
     let journal = Journal::open(world.options.clone()).unwrap();
-    let answers: Vec<_> = (0..100).map(|number| journal.shared.queue.append("t", body(number).as_bytes())).collect();
+    let answers: Vec<_> = (0..100).map(|number| journal.shared.queue.append("t", &[body(number)])).collect();
     let (sender, blocks) = std::sync::mpsc::channel();
     journal.start(sender).unwrap();
     for (number, answer) in (0..).zip(answers) {
@@ -459,7 +459,8 @@ fn a_position_that_is_not_one_of_this_history_is_a_fork() {
 
     let world = World::new(1 << 20);
     let journal = Journal::open(world.options.clone()).unwrap();
-    let _answers = [journal.shared.queue.append("t", b"1").unwrap(), journal.shared.queue.append("t", b"2").unwrap()];
+    let _answers =
+        [journal.shared.queue.append("t", &[b"1"]).unwrap(), journal.shared.queue.append("t", &[b"2"]).unwrap()];
     journal.start(Nobody).unwrap();
     world.append(&journal, "3").unwrap();
     let inside = Position { next: 1, previous: 0 };
@@ -702,7 +703,7 @@ fn a_commit_that_takes_long_shows() {
     world.fill(&journal, 0..1);
     assert_eq!(journal.slow_commit(), None);
     world.runtime.block_on(async {
-        let append = journal.append("t", b"slow");
+        let append = journal.append("t", &[b"slow"]);
         let shown = async {
             while journal.slow_commit().is_none() {
                 tokio::time::sleep(Duration::from_millis(5)).await;

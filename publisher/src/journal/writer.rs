@@ -218,10 +218,7 @@ impl Writer {
     fn answer(&self, batch: Batch, block: &Block) {
         self.pass("answer.before");
         self.shared.queue.done(batch.bytes());
-        for (sequence, waiting) in (block.head().first..).zip(batch.waiting) {
-            // Nobody has to wait.
-            let _ = waiting.send(Ok(sequence));
-        }
+        batch.answer(block.head().first);
         self.pass("answer.after");
     }
 

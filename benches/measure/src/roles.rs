@@ -1,0 +1,189 @@
+//! Programs that the benchmarks start as processes of their own, since the product runs as one too: a benchmark's
+//! binary is also each of these, by its first argument.
+//!
+//! | first argument | is |
+//! |---|---|
+//! | `bare-axum` | an axum handler that answers what `/downcase` does, and publishes nothing |
+//! | `appender` | a publisher, as `downpipe publisher` has it, that appends records of its own |
+//!
+//! An appender has the options `--journal FOLDER`, `--size BYTES` (of a body), `--together RECORDS` (in one append),
+//! `--retain BYTES`; it reads commands, a line each, from its stdin, and says a line when one is done:
+//!
+//! - `records N`: append so many records as fast as they become durable; `appended N SECONDS`.
+//! - `seconds S`: append for so long; the same.
+//! - `journal`: `journal BYTES`, what the journal's segments are long.
+
+use axum::extract::RawQuery;
+use axum::routing::get;
+use bytesize::ByteSize;
+use faults::Faults;
+use publisher::{Appender, Config, Publisher};
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Appends that wait for the disk at once.
+const APPENDS_MAX: usize = 64;
+/// Different bodies.
+const BODIES: usize = 1024;
+
+/// Becomes one of the roles, if the command line says so; then it is to end when this returns `true`.
+pub fn play() -> bool {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    match args.first().map(String::as_str) {
+        Some("bare-axum") => runtime().block_on(bare_axum()),
+        Some("appender") => runtime().block_on(appender(&args[1..])),
+        _ => return false,
+    }
+    true
+}
+
+/// This program in a role.
+pub fn role(name: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.arg(name);
+    command
+}
+
+async fn bare_axum() {
+    let answer = async |RawQuery(query): RawQuery| {
+        let text = query.as_deref().and_then(|query| query.strip_prefix("param=")).unwrap_or_default().to_owned();
+        format!("lower case of {text} is {}", text.to_lowercase())
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    println!("ready bare http={}", listener.local_addr().expect("an address"));
+    let router = axum::Router::new().route("/downcase", get(answer));
+    axum::serve(listener, router).await.expect("it serves");
+}
+
+struct Options {
+    journal: PathBuf,
+    size: usize,
+    together: usize,
+    retain: u64,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Self {
+        let mut options = Self { journal: "journal".into(), size: 100, together: 1000, retain: ByteSize::gib(1).0 };
+        for pair in args.chunks(2) {
+            let [name, value] = pair else { panic!("{} wants a value", pair[0]) };
+            match name.as_str() {
+                "--journal" => options.journal = value.into(),
+                "--size" => options.size = value.parse().expect("bytes"),
+                "--together" => options.together = value.parse().expect("a number of records"),
+                "--retain" => options.retain = value.parse().expect("bytes"),
+                other => panic!("no option {other}"),
+            }
+        }
+        options
+    }
+}
+
+async fn appender(args: &[String]) {
+    let options = Options::parse(args);
+    let publisher = Publisher::bind(config(&options)).await.expect("a publisher");
+    println!(
+        "ready publisher http={} plain=tcp://{} feed=tcp://{} replay=tcp://{}",
+        publisher.http_address(),
+        publisher.plain_address(),
+        publisher.feed_address(),
+        publisher.replay_address(),
+    );
+    let appender = publisher.appender();
+    let bodies = Arc::new(bodies(options.size));
+    let journal = options.journal.clone();
+    let together = options.together;
+    let running = tokio::spawn(publisher.run(CancellationToken::new()));
+    let (commands, mut incoming) = tokio::sync::mpsc::channel(1);
+    std::thread::spawn(move || {
+        std::io::stdin().lock().lines().map_while(Result::ok).for_each(|line| drop(commands.blocking_send(line)));
+    });
+    while let Some(line) = incoming.recv().await {
+        let (command, number) = line.split_once(' ').unwrap_or((&line, "0"));
+        let number: u64 = number.parse().expect("a number");
+        match command {
+            "records" => append(&appender, &bodies, together, number, None).await,
+            "seconds" => append(&appender, &bodies, together, u64::MAX, Some(Duration::from_secs(number))).await,
+            "journal" => println!("journal {}", segments_bytes(&journal)),
+            other => panic!("no command {other}"),
+        }
+    }
+    running.abort();
+}
+
+fn segments_bytes(journal: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(journal).expect("a journal");
+    entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|found| found.len()).sum()
+}
+
+/// Appends until `records` are durable or the time is over.
+async fn append(
+    appender: &Appender,
+    bodies: &Arc<Vec<Vec<u8>>>,
+    together: usize,
+    records: u64,
+    time: Option<Duration>,
+) {
+    let begun = Instant::now();
+    let (left, done) = (Arc::new(AtomicU64::new(records)), Arc::new(AtomicU64::new(0)));
+    let tasks: Vec<_> = (0..APPENDS_MAX)
+        .map(|task| {
+            let (appender, bodies) = (appender.clone(), bodies.clone());
+            let (left, done) = (left.clone(), done.clone());
+            tokio::spawn(async move {
+                let mut at = task * 37;
+                loop {
+                    let take = |left: u64| (left > 0).then(|| left.saturating_sub(together as u64));
+                    let Ok(before) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) else { return };
+                    let count = before.min(together as u64) as usize;
+                    at = (at + count) % (bodies.len() - count);
+                    appender.append_all("bench", &bodies[at..at + count]).await.expect("it is durable");
+                    done.fetch_add(count as u64, Ordering::Relaxed);
+                    if time.is_some_and(|time| begun.elapsed() >= time) {
+                        return;
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("it appends");
+    }
+    println!("appended {} {}", done.load(Ordering::Relaxed), begun.elapsed().as_secs_f64());
+}
+
+/// Texts of a length that no compressor and no disk finds alike; the same ones each time.
+fn bodies(size: usize) -> Vec<Vec<u8>> {
+    let mut random = fastrand::Rng::with_seed(7);
+    let count = (BODIES * 4).min((64 << 20) / size.max(1));
+    let body = |_| (0..size).map(|_| random.alphanumeric() as u8).collect();
+    (0..count).map(body).collect()
+}
+
+fn config(options: &Options) -> Config {
+    let any = || "tcp://127.0.0.1:0".parse().expect("an endpoint");
+    Config {
+        http: "127.0.0.1:0".parse().expect("an address"),
+        plain: any(),
+        feed: any(),
+        replay: any(),
+        advertise_replay: None,
+        journal: options.journal.clone(),
+        name: None,
+        retain_bytes: options.retain,
+        retain_age: None,
+        segment_bytes: ByteSize::mib(32).0,
+        append_queue_bytes: ByteSize::mib(16).0,
+        new_stream: false,
+        live_budget_bytes: ByteSize::mib(32).0,
+        replay_budget_bytes: ByteSize::mib(32).0,
+        peer_timeout: Duration::from_secs(10),
+        faults: Faults::default(),
+    }
+}
