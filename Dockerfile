@@ -6,16 +6,19 @@ WORKDIR /build
 # The dependencies in a layer of their own: built from the manifests and empty sources, and again
 # only when a manifest changes.
 COPY Cargo.toml Cargo.lock ./
+COPY benches/measure/Cargo.toml benches/measure/
+COPY disk/Cargo.toml disk/
 COPY faults/Cargo.toml faults/
 COPY feed/Cargo.toml feed/
 COPY net/Cargo.toml net/
 COPY publisher/Cargo.toml publisher/
 COPY subscriber/Cargo.toml subscriber/
-RUN for crate in faults feed net publisher subscriber; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
- && mkdir -p src benches && echo 'fn main() {}' | tee src/main.rs > benches/pipeline.rs \
+RUN for crate in benches/measure disk faults feed net publisher subscriber; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
+ && mkdir src && echo 'fn main() {}' | tee src/main.rs > benches/pipeline.rs \
  && cargo build --release --locked
 
 COPY src src
+COPY disk disk
 COPY faults faults
 COPY feed feed
 COPY net net

@@ -142,6 +142,7 @@ impl BlockHead {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     head: BlockHead,
+    last_time_ns: i64,
     bytes: Bytes,
 }
 
@@ -151,9 +152,9 @@ impl Block {
     /// # Errors
     /// What is wrong with them; see [`DecodeError`].
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let head = Self::check_front(&bytes)?;
+        let (head, last_time_ns) = Self::check(&bytes)?;
         match bytes.len() - head.block_bytes()? {
-            0 => Ok(Self { head, bytes }),
+            0 => Ok(Self { head, last_time_ns, bytes }),
             more => Err(DecodeError::Long(more)),
         }
     }
@@ -163,6 +164,11 @@ impl Block {
     /// # Errors
     /// What is wrong with it; see [`DecodeError`].
     pub fn check_front(bytes: &[u8]) -> Result<BlockHead, DecodeError> {
+        Self::check(bytes).map(|(head, _)| head)
+    }
+
+    /// The same; with the time of its last record.
+    fn check(bytes: &[u8]) -> Result<(BlockHead, i64), DecodeError> {
         let head = BlockHead::decode(bytes)?;
         let claimed = head.block_bytes();
         if let Err(DecodeError::Bounds { .. }) = claimed {
@@ -177,7 +183,7 @@ impl Block {
             records.read()?;
         }
         records.payload.end()?;
-        Ok(head)
+        Ok((head, records.time_ns))
     }
 
     /// What its head says.
@@ -200,6 +206,11 @@ impl Block {
         self.head.end()
     }
 
+    /// When its last record was published.
+    pub fn last_time_ns(&self) -> i64 {
+        self.last_time_ns
+    }
+
     /// Its records, in order.
     pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let mut records = Records::of(&self.head, &self.bytes);
@@ -213,11 +224,19 @@ struct Records<'a> {
     first: u64,
     index: u32,
     time_ns: i64,
+    /// That of the record before: most have the same, which need not be looked at again.
+    topic: &'a str,
 }
 
 impl<'a> Records<'a> {
     fn of(head: &BlockHead, bytes: &'a [u8]) -> Self {
-        Self { payload: Reader(&bytes[HEAD_BYTES..]), first: head.first, index: 0, time_ns: head.base_time_ns }
+        Self {
+            payload: Reader(&bytes[HEAD_BYTES..]),
+            first: head.first,
+            index: 0,
+            time_ns: head.base_time_ns,
+            topic: "",
+        }
     }
 
     fn read(&mut self) -> Result<Record<'a>, DecodeError> {
@@ -225,11 +244,13 @@ impl<'a> Records<'a> {
         let later = self.time_ns.checked_add(since).filter(|_| since >= 0 && (self.index > 0 || since == 0));
         self.time_ns = later.ok_or(DecodeError::Time(self.index))?;
         let topic = self.text("topic length", 1, TOPIC_BYTES_MAX)?;
-        let topic = std::str::from_utf8(topic).map_err(|_| DecodeError::Text("topic"))?;
+        if topic != self.topic.as_bytes() {
+            self.topic = std::str::from_utf8(topic).map_err(|_| DecodeError::Text("topic"))?;
+        }
         let body = self.text("body length", 0, BODY_BYTES_MAX)?;
         let sequence = self.first + u64::from(self.index);
         self.index += 1;
-        Ok(Record { sequence, time_ns: self.time_ns, topic, body })
+        Ok(Record { sequence, time_ns: self.time_ns, topic: self.topic, body })
     }
 
     fn text(&mut self, field: &'static str, min: usize, max: usize) -> Result<&'a [u8], DecodeError> {
@@ -350,7 +371,7 @@ impl BlockBuilder {
         bytes[..HEAD_BYTES].copy_from_slice(&head);
         wire::seal(&mut bytes);
         let head = BlockHead::decode(&bytes).expect("a block has just been encoded");
-        Some(Block { head, bytes: bytes.into() })
+        Some(Block { head, last_time_ns: self.time_ns, bytes: bytes.into() })
     }
 }
 

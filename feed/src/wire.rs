@@ -165,7 +165,19 @@ impl<'a> Reader<'a> {
     }
 
     /// LEB128, in as few bytes as the number takes.
+    #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, DecodeError> {
+        // Most numbers are short.
+        match *self.0 {
+            [byte, ref rest @ ..] if byte < 0x80 => {
+                self.0 = rest;
+                Ok(byte.into())
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0_u64;
         for index in 0..VARINT_BYTES_MAX {
             let [byte] = self.array()?;

@@ -59,8 +59,7 @@ impl Active {
         }
         self.bytes += block.bytes().len() as u64;
         self.end = block.end();
-        let last = block.records().last().map_or(self.last_time_ns, |record| record.time_ns);
-        self.last_time_ns = self.last_time_ns.max(last);
+        self.last_time_ns = self.last_time_ns.max(block.last_time_ns());
         self.first_time_ns.get_or_insert(block.head().base_time_ns);
     }
 

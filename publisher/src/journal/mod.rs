@@ -16,6 +16,7 @@
 
 mod catalog;
 mod folder;
+mod keeper;
 mod open;
 mod queue;
 mod read;

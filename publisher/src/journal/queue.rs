@@ -8,7 +8,7 @@ use feed::BlockBuilder;
 use feed::block::PushError;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 /// What an append costs beside its bytes: who waits for it.
@@ -53,7 +53,10 @@ struct Inner {
     /// Why nothing is taken now.
     refusal: Option<Arc<str>>,
     closed: bool,
+    /// The writer waits for anything at all.
     writer_waits: bool,
+    /// The writer waits for more than goes into one block.
+    writer_gathers: bool,
 }
 
 impl Queue {
@@ -67,6 +70,7 @@ impl Queue {
             refusal: None,
             closed: false,
             writer_waits: false,
+            writer_gathers: false,
         };
         Self { bytes_max, inner: Mutex::new(inner), came: Condvar::new() }
     }
@@ -98,7 +102,7 @@ impl Queue {
         inner.push(time_ns, topic, bodies, answer, bytes)?;
         inner.last_time_ns = time_ns;
         inner.bytes += bytes;
-        if inner.writer_waits {
+        if inner.writer_waits || (inner.writer_gathers && inner.batches.len() > 1) {
             self.came.notify_one();
         }
         Ok(answered)
@@ -116,6 +120,20 @@ impl Queue {
             None if inner.closed => Taken::Closed,
             None => Taken::Idle,
         }
+    }
+
+    /// Lets records gather until a time, unless there are more than go into one block.
+    pub(crate) fn gather(&self, until: Instant) {
+        let mut inner = self.lock();
+        inner.writer_gathers = true;
+        while inner.batches.len() < 2 && !inner.closed {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            inner = self.came.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        inner.writer_gathers = false;
     }
 
     /// Gives back what a batch was charged: it has been answered.
@@ -179,6 +197,11 @@ impl Batch {
     /// What it was charged.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// How many wait for it.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Answers who waits: its records are durable, and the first of all has this number.

@@ -28,7 +28,8 @@ pub(crate) enum Step {
     Block(Block, u64),
     /// Nothing until here: what was there is damaged.
     Gap(Position),
-    /// The end of the blocks. What is left behind it, in bytes, is no block and leads to none.
+    /// The end of the blocks. What is left behind it, in bytes up to the last that is not zero, is no block
+    /// and leads to none.
     End { left_bytes: u64 },
 }
 
@@ -132,7 +133,8 @@ impl SegmentReader {
                 Step::Gap(self.at)
             }
             None => {
-                let left_bytes = if recovery::is_zero(rest) { 0 } else { rest.len() as u64 };
+                // Zeros are what the file was filled with ahead of use.
+                let left_bytes = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
                 self.offset = self.limit;
                 Step::End { left_bytes }
             }

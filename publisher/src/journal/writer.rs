@@ -2,24 +2,43 @@
 //!
 //! One commit is one block, one write and one `fdatasync`; the next waits for it. Who waits is answered,
 //! and the block handed on, when it is durable and not before.
+//!
+//! A file that grows has each `fdatasync` write where it ends now, and where its blocks are, which takes longer than
+//! the block itself. So behind a small block that needs room the file is filled with zeros, and the
+//! commits that follow only write over them. A large block makes its own room: to write zeros first would double what is written.
 
 use crate::journal::catalog::{Active, Sealed};
 use crate::journal::folder::{FolderError, is_full};
+use crate::journal::keeper::{Chore, Keeper, is_older};
 use crate::journal::open::{self, Plan};
 use crate::journal::queue::{Batch, Taken};
+use crate::journal::segment::FIRST_BLOCK;
 use crate::journal::{AppendError, Health, Options, Outlet, Shared};
+use disk::WriteBehind;
 use feed::{Block, Index, SegmentHeader};
-use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 /// How often a disk without room is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// The least time from one commit to the next while many wait: what a commit costs is then shared by more.
+const COMMIT_PAUSE: Duration = Duration::from_micros(300);
+/// How many are many.
+const CROWD_MIN: usize = 4;
+/// How much of a segment is filled with zeros at a time.
+const FILL_BYTES: u64 = 256 * 1024;
+/// The longest block behind which that pays.
+const FILL_BLOCK_BYTES_MAX: u64 = 32 * 1024;
+/// What it is filled with, piece by piece.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+/// What stays in the kernel's memory of what was committed, for those who fetch it, in bytes.
+const KEEP_BYTES: u64 = 16 * 1024 * 1024;
 /// How often the age of segments is looked at.
 const AGE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -46,8 +65,12 @@ enum Retry {
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     options: Options,
+    keeper: Keeper,
     state: State,
     retired: Option<Instant>,
+    /// How long the active file is: what is behind the blocks is zeros.
+    file_bytes: u64,
+    behind: WriteBehind,
 }
 
 /// Why a block is not durable.
@@ -61,8 +84,10 @@ enum CommitError {
 impl Writer {
     /// Makes the active segment, or waits for room for it.
     pub(super) fn new(shared: Arc<Shared>, options: Options, plan: Plan) -> Result<Self, FolderError> {
-        let mut writer = Self { shared, options, state: State::Failed, retired: None };
-        writer.retire();
+        let behind = WriteBehind::new(KEEP_BYTES);
+        let keeper = Keeper::new(shared.clone(), &options);
+        let mut writer = Self { shared, options, keeper, state: State::Failed, retired: None, file_bytes: 0, behind };
+        writer.keeper.take(Chore::Retire);
         writer.open(plan, FolderError::is_full)?;
         Ok(writer)
     }
@@ -73,6 +98,13 @@ impl Writer {
 
     /// Commits until the queue is closed and empty.
     pub(super) fn run(mut self, outlet: &dyn Outlet) {
+        thread::scope(|scope| {
+            self.keeper.start(scope);
+            self.commit_all(outlet);
+        });
+    }
+
+    fn commit_all(mut self, outlet: &dyn Outlet) {
         loop {
             let wait = match self.state {
                 State::Writing(_) if self.options.retain_age.is_none() => Duration::MAX,
@@ -81,9 +113,16 @@ impl Writer {
                 State::Failed => Duration::MAX,
             };
             match self.shared.queue.take(wait) {
-                Taken::Batch(batch) => self.commit(batch, outlet),
+                Taken::Batch(batch) => {
+                    let next = Instant::now() + COMMIT_PAUSE;
+                    let is_crowded = batch.waiting() >= CROWD_MIN;
+                    self.commit(batch, outlet);
+                    if is_crowded {
+                        self.shared.queue.gather(next);
+                    }
+                }
                 Taken::Idle => self.idle(outlet),
-                Taken::Closed => return,
+                Taken::Closed => return self.trim(),
             }
             self.retire_by_age();
         }
@@ -113,6 +152,7 @@ impl Writer {
         match open::rewrite(&self.shared, &plan) {
             Ok((file, active)) => {
                 let file = Arc::new(file);
+                (self.file_bytes, self.behind) = (active.bytes, WriteBehind::new(KEEP_BYTES));
                 let mut catalog = self.shared.catalog();
                 catalog.active = Active { file: Some(file.clone()), ..active };
                 catalog.open = true;
@@ -136,6 +176,7 @@ impl Writer {
         let end = self.shared.catalog().active.bytes;
         let zeros = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX).min(feed::block::BLOCK_BYTES_MAX)];
         let wrote = file.write_all_at(&zeros, end);
+        self.file_bytes = end;
         match (wrote, file.set_len(end)) {
             (Ok(()), Ok(())) => {
                 self.state = State::Writing(file);
@@ -237,13 +278,14 @@ impl Writer {
         let State::Writing(file) = &self.state else {
             return Err(CommitError::Failed("the journal is not open".into()));
         };
+        let (shared, file) = (self.shared.clone(), file.clone());
         let (first, end) = {
-            let active = &self.shared.catalog().active;
+            let active = &shared.catalog().active;
             (active.start.next, active.bytes)
         };
-        let faults = &self.shared.faults;
+        let faults = &shared.faults;
         let failed = |action: &str, error: &io::Error| -> Arc<str> {
-            format!("cannot {action} {}: {error}", self.shared.folder.segment(first).display()).into()
+            format!("cannot {action} {}: {error}", shared.folder.segment(first).display()).into()
         };
         let write = || {
             faults.at("commit.encoded")?;
@@ -252,10 +294,14 @@ impl Writer {
             faults.at("commit.written")
         };
         write().map_err(|error| match (is_full(&error), file.set_len(end)) {
-            (true, Ok(())) => CommitError::Refused(failed("write", &error), Retry::Room(block.bytes().len() as u64)),
+            (true, Ok(())) => {
+                self.file_bytes = end;
+                CommitError::Refused(failed("write", &error), Retry::Room(block.bytes().len() as u64))
+            }
             (false, _) => CommitError::Failed(failed("write", &error)),
             (_, Err(error)) => CommitError::Failed(failed("cut", &error)),
         })?;
+        self.fill(&file, end, block.bytes().len() as u64);
         let sync = faults.at("sync").and_then(|()| file.sync_data());
         sync.map_err(|error| CommitError::Failed(failed("sync", &error)))?;
         // On the disk, but under no name: the next start would not find it.
@@ -264,9 +310,41 @@ impl Writer {
             let gone = io::Error::new(io::ErrorKind::NotFound, "somebody has removed it");
             return Err(CommitError::Failed(failed("keep", &gone)));
         }
+        self.behind.advance(&file, end + block.bytes().len() as u64);
         self.shared.catalog().active.push(block);
         self.pass("commit.synced");
         Ok(())
+    }
+
+    /// Makes room for the commits to come, if the block that was written at `begin` has used up what there was.
+    fn fill(&mut self, file: &File, begin: u64, block_bytes: u64) {
+        let end = begin + block_bytes;
+        if end <= self.file_bytes {
+            return;
+        }
+        self.file_bytes = end;
+        if block_bytes > FILL_BLOCK_BYTES_MAX {
+            return;
+        }
+        while let limit = (begin + FILL_BYTES).min(self.options.segment_bytes)
+            && self.file_bytes < limit
+        {
+            let piece = ZEROS.len().min((limit - self.file_bytes) as usize);
+            match file.write_all_at(&ZEROS[..piece], self.file_bytes) {
+                Ok(()) => self.file_bytes += piece as u64,
+                // It is not needed, and others may need the room. What cannot be cut off is zeros as well.
+                Err(_) => return drop(file.set_len(self.file_bytes)),
+            }
+        }
+    }
+
+    /// Ends the active file behind its last block.
+    fn trim(&self) {
+        let active = &self.shared.catalog().active;
+        if let (Some(file), true) = (&active.file, self.file_bytes > active.bytes) {
+            // Zeros that stay are no damage.
+            let _ = file.set_len(active.bytes);
+        }
     }
 
     /// Ends the active segment where it is, and begins the next.
@@ -274,7 +352,9 @@ impl Writer {
         let shared = self.shared.clone();
         let folder = &shared.folder;
         folder.at("seal.before", folder.path())?;
+        self.trim();
         let sealed = shared.catalog().active.clone();
+        self.file_bytes = sealed.bytes;
         let header = SegmentHeader { stream: shared.stream, start: sealed.end, last_time_ns: sealed.last_time_ns };
         let steps = ["seal.created", "seal.synced", "seal.renamed"];
         let path = folder.segment(sealed.end.next);
@@ -286,11 +366,10 @@ impl Writer {
             catalog.sealed.push_back(Sealed { start, bytes, last_time_ns });
         }
         self.state = State::Writing(file);
+        (self.file_bytes, self.behind) = (FIRST_BLOCK, WriteBehind::new(KEEP_BYTES));
         let index = Index { stream: shared.stream, segment_bytes: sealed.bytes, entries: sealed.index };
-        shared.write_index(&folder.index(sealed.start.next), &index);
-        folder.at("seal.done", folder.path())?;
-        self.retire();
-        Ok(())
+        self.keeper.take(Chore::Sealed(sealed.start.next, index));
+        folder.at("seal.done", folder.path())
     }
 
     /// Seals the active segment if its first record is too old, so that it can be removed when its last
@@ -309,54 +388,13 @@ impl Writer {
                 Ok(()) | Err(_) => {}
             }
         }
-        self.retire();
-    }
-
-    /// Removes the oldest segments while there is more than is to be kept, or they are too old.
-    fn retire(&mut self) {
-        let folder = &self.shared.folder;
-        let mut removed = 0;
-        loop {
-            let retired = {
-                let mut catalog = self.shared.catalog();
-                let too_much = catalog.bytes() > self.options.retain_bytes;
-                let is_due = |sealed: &Sealed| {
-                    too_much || self.options.retain_age.is_some_and(|age| is_older(sealed.last_time_ns, age))
-                };
-                // Taken from the catalog first: no reader finds it any more.
-                if catalog.sealed.front().is_some_and(is_due) { catalog.sealed.pop_front() } else { None }
-            };
-            let Some(retired) = retired else { break };
-            let remove = || {
-                folder.at("retire.before", folder.path())?;
-                folder.remove(retired.start.next)
-            };
-            if let Err(error) = remove() {
-                warn!(error = &error as &dyn Error, "a retired segment stays until the next start");
-            }
-            removed += 1;
-        }
-        if removed > 0 {
-            self.shared.counters.retired_segments.fetch_add(removed, Ordering::Relaxed);
-            // What is gone stays gone, in this order.
-            if let Err(error) = folder.sync() {
-                warn!(error = &error as &dyn Error, "what was retired may come back");
-            }
-            self.pass("retire.done");
-        }
+        self.keeper.take(Chore::Retire);
     }
 
     /// Passes a point that is only there to be killed at.
     fn pass(&self, point: &'static str) {
         let _ = self.shared.faults.at(point);
     }
-}
-
-/// Whether a time is longer ago than `age`, by a clock that may have been set.
-fn is_older(time_ns: i64, age: Duration) -> bool {
-    let Some(limit) = SystemTime::now().checked_sub(age) else { return false };
-    let since_epoch = limit.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i128::from(time_ns) < i128::try_from(since_epoch.as_nanos()).unwrap_or(i128::MAX)
 }
 
 fn describe(error: &FolderError) -> String {

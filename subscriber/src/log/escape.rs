@@ -16,8 +16,6 @@
 //! Names that begin with `$` are ours alone: lines that the subscriber writes of itself.
 //! In text the escape can be undone. A message without any of these is copied as it is, in runs.
 
-use std::io::Write;
-
 /// Where the escaped text will stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
@@ -31,17 +29,31 @@ pub(crate) enum Style {
     Json,
 }
 
+/// Bytes that are looked at together: as many as give the compiler something to do at once.
+const CHUNK_BYTES: usize = 32;
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// Appends `bytes`, escaped for `style`, to `out`.
 pub(crate) fn escape(bytes: &[u8], style: Style, out: &mut Vec<u8>) {
+    // Most text is all printable ASCII without a backslash.
+    let plain = style.plain_front(bytes);
+    out.extend_from_slice(&bytes[..plain]);
+    let bytes = &bytes[plain..];
+    if bytes.is_empty() {
+        return;
+    }
     if let Ok(valid) = std::str::from_utf8(bytes) {
         return escape_str(valid, style, out);
     }
     for chunk in bytes.utf8_chunks() {
         escape_str(chunk.valid(), style, out);
         match style {
-            Style::Json if !chunk.invalid().is_empty() => out.extend("\u{fffd}".as_bytes()),
+            Style::Json if !chunk.invalid().is_empty() => out.extend_from_slice("\u{fffd}".as_bytes()),
             Style::Json => {}
-            _ => chunk.invalid().iter().for_each(|byte| put(out, format_args!("\\x{byte:02x}"))),
+            _ => chunk
+                .invalid()
+                .iter()
+                .for_each(|&byte| out.extend_from_slice(&[b'\\', b'x', hex(byte >> 4), hex(byte)])),
         }
     }
 }
@@ -56,40 +68,55 @@ pub(crate) fn escape_topic(topic: &[u8], style: Style, out: &mut Vec<u8>) {
 }
 
 fn escape_str(text: &str, style: Style, out: &mut Vec<u8>) {
+    let bytes = text.as_bytes();
     let table = style.suspects();
     let (mut copied, mut seen) = (0, 0);
-    while let Some(offset) = text.as_bytes()[seen..].iter().position(|&byte| table[byte as usize]) {
+    loop {
+        seen += style.plain_front(&bytes[seen..]);
+        let Some(offset) = bytes[seen..].iter().position(|&byte| table[byte as usize]) else { break };
         let at = seen + offset;
         // A suspect byte is ASCII or the first of a sequence, so a character begins there.
         let Some(character) = text[at..].chars().next() else { break };
         seen = at + character.len_utf8();
         if style.escapes(character) {
-            out.extend_from_slice(&text.as_bytes()[copied..at]);
+            out.extend_from_slice(&bytes[copied..at]);
             escape_char(character, style, out);
             copied = seen;
         }
     }
-    out.extend_from_slice(&text.as_bytes()[copied..]);
+    out.extend_from_slice(&bytes[copied..]);
 }
 
 fn escape_char(character: char, style: Style, out: &mut Vec<u8>) {
     match character {
-        '\n' => out.extend(b"\\n"),
-        '\r' => out.extend(b"\\r"),
-        '\t' => out.extend(b"\\t"),
-        '\\' => out.extend(b"\\\\"),
-        '"' => out.extend(b"\\\""),
-        ' ' => out.extend(b"\\x20"),
-        '/' => out.extend(b"\\x2f"),
-        // All that is escaped lies in the basic multilingual plane: no surrogates needed.
-        other if style == Style::Json => put(out, format_args!("\\u{:04x}", other as u32)),
-        other => put(out, format_args!("\\u{{{:x}}}", other as u32)),
+        '\n' => out.extend_from_slice(b"\\n"),
+        '\r' => out.extend_from_slice(b"\\r"),
+        '\t' => out.extend_from_slice(b"\\t"),
+        '\\' => out.extend_from_slice(b"\\\\"),
+        '"' => out.extend_from_slice(b"\\\""),
+        ' ' => out.extend_from_slice(b"\\x20"),
+        '/' => out.extend_from_slice(b"\\x2f"),
+        other => escape_code(other as u32, style, out),
     }
 }
 
-/// Formats into a vector, which takes all there is.
-fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("a vector can be written to");
+/// The number of a character. All that is escaped lies in the basic multilingual plane: JSON needs no surrogates.
+fn escape_code(code: u32, style: Style, out: &mut Vec<u8>) {
+    let digits = [12, 8, 4, 0].map(|shift| hex((code >> shift) as u8));
+    if style == Style::Json {
+        out.extend_from_slice(b"\\u");
+        out.extend_from_slice(&digits);
+    } else {
+        let zeros = (code.leading_zeros() / 4).saturating_sub(4).min(3) as usize;
+        out.extend_from_slice(b"\\u{");
+        out.extend_from_slice(&digits[zeros..]);
+        out.push(b'}');
+    }
+}
+
+/// The digit of the lower half of a byte.
+fn hex(byte: u8) -> u8 {
+    HEX[usize::from(byte & 0xf)]
 }
 
 impl Style {
@@ -100,6 +127,23 @@ impl Style {
             '"' => self == Style::Json,
             other => breaks_lines_or_order(other),
         }
+    }
+
+    /// How many bytes at the front are certain to be copied as they are: printable ASCII that no style
+    /// escapes but for a few, looked at in chunks.
+    fn plain_front(self, bytes: &[u8]) -> usize {
+        // What is printable and escaped; where there are fewer than three, one of them again.
+        let [a, b, c] = match self {
+            Self::Text => *b"\\\\\\",
+            Self::Field => *b"\\ /",
+            Self::Article => [0x7f; 3],
+            Self::Json => *b"\\\"\"",
+        };
+        let is_odd = |byte: u8| !(0x20..0x7f).contains(&byte) | (byte == a) | (byte == b) | (byte == c);
+        let is_plain = |chunk: &[u8]| !chunk.iter().fold(false, |odd, &byte| odd | is_odd(byte));
+        let mut chunks = bytes.chunks_exact(CHUNK_BYTES);
+        let whole = chunks.by_ref().take_while(|chunk| is_plain(chunk)).count() * CHUNK_BYTES;
+        if whole + CHUNK_BYTES <= bytes.len() || !is_plain(chunks.remainder()) { whole } else { bytes.len() }
     }
 
     /// The bytes at which a character that the style escapes may begin.

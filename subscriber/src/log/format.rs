@@ -34,7 +34,6 @@ use super::index::{Aside, Entry, Kind};
 use super::positions::{Positions, replacement};
 use chrono::{DateTime, Utc};
 use feed::Block;
-use std::io::Write;
 use std::sync::Arc;
 
 /// The topic of a message that names none.
@@ -129,54 +128,66 @@ impl Renderer {
 
     /// Appends the records of a block to `out`, a line each. `name` is the publisher's. The same block, time
     /// and options make the same bytes.
+    ///
+    /// What the lines have in common is written once for all that have one topic.
     pub(crate) fn block(&mut self, block: &Block, name: &str, received: DateTime<Utc>, out: &mut Vec<u8>) {
         let mut prefix = std::mem::take(&mut self.prefix);
-        prefix.clear();
-        match self.format {
-            Format::Text => {
-                if self.stamp == Stamp::Received {
-                    self.time(received, &mut prefix);
-                }
-                prefix.push(b' ');
-                escape_topic(name.as_bytes(), Style::Field, &mut prefix);
-                prefix.push(b'/');
-            }
-            Format::Json => {
-                prefix.extend_from_slice(b"\",\"observed_timestamp\":\"");
-                self.time(received, &mut prefix);
-                prefix.extend_from_slice(b"\",\"source\":\"");
-                escape_topic(name.as_bytes(), Style::Json, &mut prefix);
-            }
-            Format::Article => {}
-        }
+        let mut topic = None;
         for record in block.records() {
-            let topic = record.topic.as_bytes();
+            if topic != Some(record.topic) {
+                topic = Some(record.topic);
+                prefix.clear();
+                self.prefix(name, record.topic, received, &mut prefix);
+            }
+            let published = || DateTime::from_timestamp_nanos(record.time_ns);
             match (self.format, self.stamp) {
                 (Format::Text, stamp) => {
                     if stamp == Stamp::Published {
-                        self.time(DateTime::from_timestamp_nanos(record.time_ns), out);
+                        self.time(published(), out);
                     }
                     out.extend_from_slice(&prefix);
-                    text_tail(topic, record.body, out);
+                    escape(record.body, Style::Text, out);
                 }
                 (Format::Json, _) => {
                     out.extend_from_slice(b"{\"timestamp\":\"");
-                    self.time(DateTime::from_timestamp_nanos(record.time_ns), out);
+                    self.time(published(), out);
                     out.extend_from_slice(&prefix);
-                    json_topic(topic, out);
-                    write!(out, "\",\"seq\":{}", record.sequence).expect("a vector can be written to");
+                    out.extend_from_slice(itoa::Buffer::new().format(record.sequence).as_bytes());
                     out.extend_from_slice(b",\"body\":\"");
                     escape(record.body, Style::Json, out);
                     out.extend_from_slice(b"\"}");
                 }
                 (Format::Article, Stamp::Received) => self.article(record.body, received, out),
-                (Format::Article, Stamp::Published) => {
-                    self.article(record.body, DateTime::from_timestamp_nanos(record.time_ns), out);
-                }
+                (Format::Article, Stamp::Published) => self.article(record.body, published(), out),
             }
             out.push(b'\n');
         }
         self.prefix = prefix;
+    }
+
+    /// What stands in front of the bodies of records of one topic, in JSON between the time and the sequence.
+    fn prefix(&mut self, name: &str, topic: &str, received: DateTime<Utc>, prefix: &mut Vec<u8>) {
+        match self.format {
+            Format::Text => {
+                if self.stamp == Stamp::Received {
+                    self.time(received, prefix);
+                }
+                prefix.push(b' ');
+                escape_topic(name.as_bytes(), Style::Field, prefix);
+                prefix.push(b'/');
+                escape_topic(topic.as_bytes(), Style::Field, prefix);
+                prefix.push(b' ');
+            }
+            Format::Json => {
+                prefix.extend_from_slice(b"\",\"observed_timestamp\":\"");
+                self.time(received, prefix);
+                prefix.extend_from_slice(b"\",\"source\":\"");
+                escape_topic(name.as_bytes(), Style::Json, prefix);
+                json_topic(topic.as_bytes(), prefix);
+                prefix.extend_from_slice(b"\",\"seq\":");
+            }
+            Format::Article => {}
+        }
     }
 
     /// The article's line, without its newline.
@@ -192,7 +203,13 @@ impl Renderer {
         self.keep_second(time);
         out.extend_from_slice(self.second_text.as_bytes());
         // A leap second counts on past 999,999.
-        write!(out, ".{:06}Z", time.timestamp_subsec_micros().min(999_999)).expect("a vector can be written to");
+        let mut micros = time.timestamp_subsec_micros().min(999_999);
+        let mut text = *b".000000Z";
+        for digit in text[1..7].iter_mut().rev() {
+            *digit += (micros % 10) as u8;
+            micros /= 10;
+        }
+        out.extend_from_slice(&text);
     }
 
     fn minute(&mut self, time: DateTime<Utc>, out: &mut Vec<u8>) {

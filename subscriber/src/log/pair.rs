@@ -7,6 +7,7 @@
 use super::LogError;
 use super::index::{Entry, Kind};
 use super::names::Names;
+use disk::WriteBehind;
 use faults::Faults;
 use feed::{Position, StreamId};
 use std::collections::HashMap;
@@ -108,6 +109,7 @@ pub(crate) struct Pair {
     pub(crate) ends: Ends,
     pub(crate) synced: Ends,
     pub(crate) faults: Faults,
+    behind: WriteBehind,
     encoded: Vec<u8>,
 }
 
@@ -115,7 +117,19 @@ impl Pair {
     pub(crate) fn new(log: File, index: File, names: &Names, faults: Faults) -> Self {
         let (log_path, index_path) = (names.log().to_owned(), names.index());
         let (ends, synced) = (Ends::default(), Ends::default());
-        Self { log, index, log_path, index_path, number: 0, begun_ns: 0, ends, synced, faults, encoded: Vec::new() }
+        Self {
+            log,
+            index,
+            log_path,
+            index_path,
+            number: 0,
+            begun_ns: 0,
+            ends,
+            synced,
+            faults,
+            behind: WriteBehind::new(0),
+            encoded: Vec::new(),
+        }
     }
 
     /// Appends the entries of a batch, then its text. After an error, call it again with the same batch.
@@ -137,6 +151,7 @@ impl Pair {
         self.pass("log.text.after")?;
         self.ends.index += self.encoded.len() as u64;
         self.ends.text += batch.text.len() as u64;
+        self.behind.advance(&self.log, self.ends.text);
         Ok(())
     }
 

@@ -4,7 +4,8 @@ use super::load::Load;
 use super::*;
 use publisher::FAULT_POINTS;
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -148,8 +149,9 @@ fn live(site: &Site, load: &Load<'_>, collector: &Collector, records: u64) {
 /// Leaves the beginning of a block behind the last, as a write does that was cut short.
 fn tear(journal: &Path) {
     let (header, file) = segments(journal).pop().unwrap();
-    let block = blocks(&file, SegmentHeader::BYTES).blocks.pop().unwrap();
+    let mut there = blocks(&file, SegmentHeader::BYTES);
+    let block = there.blocks.pop().unwrap();
     let path = journal.join(format!("{:020}.segment", header.start.next));
-    let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
-    file.write_all(&block.bytes[..block.bytes.len() / 2]).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&block.bytes[..block.bytes.len() / 2], there.end as u64).unwrap();
 }

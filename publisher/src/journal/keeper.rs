@@ -1,0 +1,121 @@
+//! What no commit has to wait for: the index of a segment that was sealed, and the removal of what is not kept.
+//!
+//! To remove a file takes the file system milliseconds, and an index is synced; so a thread of its own does it,
+//! at most [`CHORES_MAX`] segments behind. Readers need neither: an index is only a hint, and what is
+//! retired is taken from the catalog first.
+
+use crate::journal::catalog::Sealed;
+use crate::journal::{Options, Shared};
+use feed::Index;
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, Scope};
+use std::time::{Duration, SystemTime};
+use tracing::warn;
+
+/// What may wait to be done, beside what is being done; whoever brings more waits.
+const CHORES_MAX: usize = 1;
+
+/// Something to be done.
+pub(super) enum Chore {
+    /// Writes the index of the segment that begins with this number; and removes what is not kept.
+    Sealed(u64, Index),
+    /// Removes what is not kept.
+    Retire,
+}
+
+/// Does chores: at once, or on its thread once it has one.
+pub(super) struct Keeper {
+    work: Arc<Work>,
+    chores: Option<SyncSender<Chore>>,
+}
+
+struct Work {
+    shared: Arc<Shared>,
+    retain_bytes: u64,
+    retain_age: Option<Duration>,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>, options: &Options) -> Self {
+        let Options { retain_bytes, retain_age, .. } = *options;
+        Self { work: Arc::new(Work { shared, retain_bytes, retain_age }), chores: None }
+    }
+
+    /// Gives it a thread, which ends when the keeper is dropped and all is done. Where there is none to be had,
+    /// things are done at once.
+    pub(super) fn start<'scope>(&mut self, scope: &'scope Scope<'scope, '_>) {
+        let (chores, work) = (sync_channel(CHORES_MAX), self.work.clone());
+        let (sender, receiver) = chores;
+        let run = move || work.run(receiver);
+        match Builder::new().name("journal-keeper".to_owned()).spawn_scoped(scope, run) {
+            Ok(_) => self.chores = Some(sender),
+            Err(error) => warn!(%error, "no thread for what the journal keeps: its commits wait for that"),
+        }
+    }
+
+    /// Has something done.
+    pub(super) fn take(&self, chore: Chore) {
+        // The thread ends only with the keeper.
+        match &self.chores {
+            Some(chores) => drop(chores.send(chore)),
+            None => self.work.perform(&chore),
+        }
+    }
+}
+
+impl Work {
+    fn run(&self, chores: Receiver<Chore>) {
+        chores.into_iter().for_each(|chore| self.perform(&chore));
+    }
+
+    fn perform(&self, chore: &Chore) {
+        if let Chore::Sealed(first, index) = chore {
+            self.shared.write_index(&self.shared.folder.index(*first), index);
+        }
+        self.retire();
+    }
+
+    /// Removes the oldest segments while there is more than is to be kept, or they are too old.
+    fn retire(&self) {
+        let folder = &self.shared.folder;
+        let mut removed = 0;
+        loop {
+            let retired = {
+                let mut catalog = self.shared.catalog();
+                let too_much = catalog.bytes() > self.retain_bytes;
+                let is_due =
+                    |sealed: &Sealed| too_much || self.retain_age.is_some_and(|age| is_older(sealed.last_time_ns, age));
+                // Taken from the catalog first: no reader finds it any more.
+                if catalog.sealed.front().is_some_and(is_due) { catalog.sealed.pop_front() } else { None }
+            };
+            let Some(retired) = retired else { break };
+            let remove = || {
+                folder.at("retire.before", folder.path())?;
+                folder.remove(retired.start.next)
+            };
+            if let Err(error) = remove() {
+                warn!(error = &error as &dyn Error, "a retired segment stays until the next start");
+            }
+            removed += 1;
+        }
+        if removed > 0 {
+            self.shared.counters.retired_segments.fetch_add(removed, Ordering::Relaxed);
+            // What is gone stays gone, in this order.
+            if let Err(error) = folder.sync() {
+                warn!(error = &error as &dyn Error, "what was retired may come back");
+            }
+            // Only there to be killed at.
+            let _ = self.shared.faults.at("retire.done");
+        }
+    }
+}
+
+/// Whether a time is longer ago than `age`, by a clock that may have been set.
+pub(super) fn is_older(time_ns: i64, age: Duration) -> bool {
+    let Some(limit) = SystemTime::now().checked_sub(age) else { return false };
+    let since_epoch = limit.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i128::from(time_ns) < i128::try_from(since_epoch.as_nanos()).unwrap_or(i128::MAX)
+}
