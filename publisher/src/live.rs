@@ -93,8 +93,13 @@ impl LiveFeed {
             withheld: AtomicU64::new(0),
         });
         let (account, connections) = (server.account.clone(), server.connections.clone());
-        let sender = Sender { socket, account, connections, identity, oldest: Box::new(oldest) };
-        server.spawn(sender.run(outbox.clone()));
+        let (sending, closing) = (outbox.clone(), outbox.closing.clone());
+        server.spawn(async move {
+            if let Some(socket) = socket.until_needed(closing).await {
+                let sender = Sender { socket, account, connections, identity, oldest: Box::new(oldest) };
+                sender.run(sending).await;
+            }
+        });
         Ok(Self { server, outbox })
     }
 
@@ -140,6 +145,9 @@ impl LiveFeed {
     /// Sends a last head, and waits until the subscribers' connections have taken all, for at most
     /// `wait`. Returns how many messages they have not taken.
     pub(crate) async fn drain(&self, wait: Duration) -> u64 {
+        if self.connections().open == 0 {
+            return 0;
+        }
         self.outbox.lock().is_withheld = true;
         self.outbox.came.notify_one();
         let sent = async {

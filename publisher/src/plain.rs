@@ -47,8 +47,13 @@ impl PlainFeed {
     pub(crate) async fn serve(listener: TcpListener, budget_bytes: u64) -> Result<Self, ServeError> {
         let (server, socket) = PubServer::bind("plain-feed", listener, budget_bytes).await?;
         let outbox = Arc::new(Outbox::default());
-        let sender = Sender { socket, account: server.account.clone(), connections: server.connections.clone() };
-        server.spawn(sender.run(outbox.clone()));
+        let (account, connections) = (server.account.clone(), server.connections.clone());
+        let (sending, closing) = (outbox.clone(), outbox.closing.clone());
+        server.spawn(async move {
+            if let Some(socket) = socket.until_needed(closing).await {
+                Sender { socket, account, connections }.run(sending).await;
+            }
+        });
         Ok(Self { server, outbox })
     }
 

@@ -1,17 +1,24 @@
 //! A bound PUB socket with its account, its connections and its thread: what both feeds stand on.
 //!
-//! The socket itself goes to the task that sends; the rest is here, for whoever asks.
+//! The socket itself goes to the task that sends; the rest is here, for whoever asks. It is made when the first
+//! subscriber comes: the crate's PUB holds 4 MB from its beginning, a place for each of the 100,000 messages
+//! that its front queue takes, and a feed that nobody reads needs none of it.
 
 use crate::account::Account;
 use crate::peers::{Connections, Peers};
 use crate::socket_thread::SocketThread;
+use futures_util::{Stream, StreamExt, stream};
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinError;
-use zeromq::{PubSocket, Socket, ZmqResult};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+use zeromq::{PubSocket, Socket, SocketEvent};
 
 /// The wait at the end for the kernel to take what connections have in their buffers.
 pub(crate) const FLUSH_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -23,12 +30,46 @@ pub(crate) struct PubServer {
     thread: SocketThread,
 }
 
+/// A socket that is made when somebody connects.
+pub(crate) struct FirstSubscriber {
+    name: &'static str,
+    arrival: TcpStream,
+    listener: TcpListener,
+    told: oneshot::Sender<SocketEvents>,
+}
+
+/// What a socket tells of its connections.
+type SocketEvents = Box<dyn Stream<Item = SocketEvent> + Send + Unpin>;
+
+impl FirstSubscriber {
+    /// The socket, once somebody waits to be accepted. For the socket's thread. `None`: it is closed before, or does
+    /// not take its listener.
+    pub(crate) async fn until_needed(self, closing: CancellationToken) -> Option<PubSocket> {
+        let Self { name, arrival, listener, told } = self;
+        // Ready or in error: in either case it is the socket's turn.
+        let _ = closing.run_until_cancelled(arrival.readable()).await?;
+        drop(arrival);
+        let mut socket = PubSocket::new();
+        let _ = told.send(Box::new(socket.monitor()));
+        match socket.bind_listener(listener).await {
+            Ok(_) => Some(socket),
+            Err(error) => {
+                error!(%error, socket = name, "cannot serve subscribers");
+                None
+            }
+        }
+    }
+}
+
 /// Why a socket does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The socket does not take its listener.
     #[error("the socket does not serve")]
     Socket(#[from] zeromq::ZmqError),
+    /// The listener cannot be waited for.
+    #[error("cannot wait for connections")]
+    Listener(#[source] io::Error),
     /// The system has no thread to give.
     #[error("cannot start the socket's thread")]
     Thread(#[source] io::Error),
@@ -38,8 +79,8 @@ pub enum ServeError {
 }
 
 impl PubServer {
-    /// Serves subscribers on a bound listener, holding at most `budget_bytes` for them. The thread is
-    /// called `name`.
+    /// Serves subscribers on a bound listener, which does not block, holding at most `budget_bytes` for them. The
+    /// thread is called `name`.
     ///
     /// # Errors
     /// See [`ServeError`].
@@ -47,16 +88,17 @@ impl PubServer {
         name: &'static str,
         listener: TcpListener,
         budget_bytes: u64,
-    ) -> Result<(Self, PubSocket), ServeError> {
+    ) -> Result<(Self, FirstSubscriber), ServeError> {
         let thread = SocketThread::start(name, FLUSH_WAIT_MAX).map_err(ServeError::Thread)?;
-        let bind = async move {
-            let mut socket = PubSocket::new();
-            let events = socket.monitor();
-            socket.bind_listener(listener).await?;
-            ZmqResult::Ok((socket, events))
-        };
-        let (socket, events) = thread.run(bind).await??;
-        let connections = Peers::watch(events, "subscriber", |_| {});
+        let listened = listener.try_clone().map_err(ServeError::Listener)?;
+        // tokio lets a stream be waited for, but not a listener without accepting: to the kernel both are sockets.
+        let listened = std::net::TcpStream::from(OwnedFd::from(listened));
+        // Registered on the socket's thread, where it is waited for.
+        let arrival = thread.run(async { TcpStream::from_std(listened) }).await?.map_err(ServeError::Listener)?;
+        let (told, events) = oneshot::channel();
+        let socket = FirstSubscriber { name, arrival, listener, told };
+        let events = stream::once(events).filter_map(async |events| events.ok()).flatten();
+        let connections = Peers::watch(Box::pin(events), "subscriber", |_| {});
         Ok((Self { account: Account::new(budget_bytes), connections, thread }, socket))
     }
 
