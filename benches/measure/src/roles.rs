@@ -7,12 +7,14 @@
 //! | `appender` | a publisher, as `downpipe publisher` has it, that appends records of its own |
 //!
 //! An appender has the options `--journal FOLDER`, `--size BYTES` (of a body), `--together RECORDS` (in one append),
-//! `--retain BYTES`; it reads commands, a line each, from its stdin, and says a line when one is done:
+//! `--retain BYTES`, `--under-way APPENDS` (of numbered records, that wait for the disk at once); it reads commands, a line each, from its stdin, and says a line when one is done:
 //!
 //! - `records N`: append so many records as fast as they become durable; `appended N SECONDS`.
 //! - `seconds S`: append for so long; the same.
+//! - `numbered N`: append so many records that have the numbers 0 to N ([`Records`]); the same.
 //! - `journal`: `journal BYTES`, what the journal's segments are long.
 
+use crate::records::Records;
 use axum::extract::RawQuery;
 use axum::routing::get;
 use bytesize::ByteSize;
@@ -66,11 +68,13 @@ struct Options {
     size: usize,
     together: usize,
     retain: u64,
+    under_way: usize,
 }
 
 impl Options {
     fn parse(args: &[String]) -> Self {
-        let mut options = Self { journal: "journal".into(), size: 100, together: 1000, retain: ByteSize::gib(1).0 };
+        let (journal, retain) = ("journal".into(), ByteSize::gib(1).0);
+        let mut options = Self { journal, size: 100, together: 1000, retain, under_way: APPENDS_MAX };
         for pair in args.chunks(2) {
             let [name, value] = pair else { panic!("{} wants a value", pair[0]) };
             match name.as_str() {
@@ -78,6 +82,7 @@ impl Options {
                 "--size" => options.size = value.parse().expect("bytes"),
                 "--together" => options.together = value.parse().expect("a number of records"),
                 "--retain" => options.retain = value.parse().expect("bytes"),
+                "--under-way" => options.under_way = value.parse().expect("a number of appends"),
                 other => panic!("no option {other}"),
             }
         }
@@ -110,6 +115,7 @@ async fn appender(args: &[String]) {
         match command {
             "records" => append(&appender, &bodies, together, number, None).await,
             "seconds" => append(&appender, &bodies, together, u64::MAX, Some(Duration::from_secs(number))).await,
+            "numbered" => append_numbered(&appender, &options, number).await,
             "journal" => println!("journal {}", segments_bytes(&journal)),
             other => panic!("no command {other}"),
         }
@@ -156,6 +162,34 @@ async fn append(
         task.await.expect("it appends");
     }
     println!("appended {} {}", done.load(Ordering::Relaxed), begun.elapsed().as_secs_f64());
+}
+
+/// Appends each of `records` numbered records, and waits until they are durable.
+async fn append_numbered(appender: &Appender, options: &Options, records: u64) {
+    let begun = Instant::now();
+    let Options { size, together, .. } = *options;
+    let next = Arc::new(AtomicU64::new(0));
+    let task = |_| {
+        let (appender, next) = (appender.clone(), next.clone());
+        let mut bodies = vec![Records::new(size).body(); together];
+        tokio::spawn(async move {
+            loop {
+                let first = next.fetch_add(together as u64, Ordering::Relaxed);
+                let count = records.saturating_sub(first).min(together as u64);
+                if count == 0 {
+                    return;
+                }
+                let bodies = &mut bodies[..count as usize];
+                bodies.iter_mut().zip(first..).for_each(|(body, number)| Records::number(body, number));
+                appender.append_all("bench", bodies).await.expect("it is durable");
+            }
+        })
+    };
+    let tasks: Vec<_> = (0..options.under_way).map(task).collect();
+    for task in tasks {
+        task.await.expect("it appends");
+    }
+    println!("appended {records} {}", begun.elapsed().as_secs_f64());
 }
 
 /// Texts of a length that no compressor and no disk finds alike; the same ones each time.
