@@ -7,14 +7,15 @@ WORKDIR /build
 # only when a manifest changes.
 COPY Cargo.toml Cargo.lock ./
 COPY benches/measure/Cargo.toml benches/measure/
+COPY benches/peers/Cargo.toml benches/peers/
 COPY disk/Cargo.toml disk/
 COPY faults/Cargo.toml faults/
 COPY feed/Cargo.toml feed/
 COPY net/Cargo.toml net/
 COPY publisher/Cargo.toml publisher/
 COPY subscriber/Cargo.toml subscriber/
-RUN for crate in benches/measure disk faults feed net publisher subscriber; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
- && mkdir src && echo 'fn main() {}' | tee src/main.rs > benches/pipeline.rs \
+RUN for crate in benches/measure benches/peers disk faults feed net publisher subscriber; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
+ && mkdir src && echo 'fn main() {}' | tee src/main.rs benches/peers/src/main.rs > benches/pipeline.rs \
  && cargo build --release --locked
 
 COPY src src
