@@ -23,6 +23,7 @@
 //! Bytes 0 to 55 keep their meaning in every version, and what the checksum covers as well:
 //! [`BlockHead`] reads them of any.
 
+use crate::pool;
 use crate::wire::{self, DecodeError, Kind, Reader, put_varint, put_zigzag, varint_bytes};
 use crate::{Position, StreamId};
 use bytes::Bytes;
@@ -310,6 +311,9 @@ impl BlockBuilder {
             return Err(PushError::Body(body.len()));
         }
         if self.count == 0 {
+            if self.bytes.capacity() == 0 {
+                self.bytes = pool::take();
+            }
             self.bytes.resize(HEAD_BYTES, 0);
             (self.base_time_ns, self.time_ns) = (time_ns, time_ns);
         }
@@ -322,6 +326,11 @@ impl BlockBuilder {
             + body.len();
         if self.count == RECORDS_MAX || self.bytes.len() + length > BLOCK_BYTES_MAX {
             return Err(PushError::Full);
+        }
+        let (full, capacity) = (self.bytes.len() + length, self.bytes.capacity());
+        if full > capacity && full > BLOCK_BYTES_MAX / 4 {
+            // The last time that it grows.
+            self.bytes.reserve_exact(BLOCK_BYTES_MAX - self.bytes.len());
         }
         put_zigzag(since, &mut self.bytes);
         put_varint(topic.len() as u64, &mut self.bytes);
@@ -371,7 +380,7 @@ impl BlockBuilder {
         bytes[..HEAD_BYTES].copy_from_slice(&head);
         wire::seal(&mut bytes);
         let head = BlockHead::decode(&bytes).expect("a block has just been encoded");
-        Some(Block { head, last_time_ns: self.time_ns, bytes: bytes.into() })
+        Some(Block { head, last_time_ns: self.time_ns, bytes: pool::freeze(bytes) })
     }
 }
 

@@ -23,6 +23,7 @@ pub mod block;
 pub mod cursor;
 pub mod index;
 pub mod message;
+pub mod pool;
 pub mod recovery;
 pub mod segment;
 mod wire;

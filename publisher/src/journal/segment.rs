@@ -4,7 +4,7 @@ use crate::journal::folder::FolderError;
 use bytes::Bytes;
 use feed::block::{BLOCK_BYTES_MAX, HEAD_BYTES};
 use feed::segment::HEADER_BYTES;
-use feed::{Block, BlockHead, DecodeError, IndexEntry, Position, SegmentHeader, StreamId, recovery};
+use feed::{Block, BlockHead, DecodeError, IndexEntry, Position, SegmentHeader, StreamId, pool, recovery};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -65,7 +65,7 @@ impl SegmentReader {
         from: IndexEntry,
         unreadable: Unreadable,
     ) -> Self {
-        let window = Window { start: 0, bytes: Vec::new() };
+        let window = Window::default();
         Self { path, file, stream, unreadable, limit, offset: from.offset, at: from.start, window }
     }
 
@@ -113,7 +113,7 @@ impl SegmentReader {
         if head.stream != self.stream || !is_known {
             return Ok(None);
         }
-        match Block::decode(Bytes::copy_from_slice(self.read(head.claimed_bytes())?)) {
+        match Block::decode(self.bytes_here(head.claimed_bytes())?) {
             Ok(block) => Ok(Some(block)),
             Err(error @ DecodeError::Version { .. }) => {
                 Err(FolderError::new("read", &self.path, io::Error::new(io::ErrorKind::Unsupported, error)))
@@ -122,10 +122,26 @@ impl SegmentReader {
         }
     }
 
+    /// The next bytes, as many as asked for or those that are left, to be kept.
+    fn bytes_here(&mut self, length: usize) -> Result<Bytes, FolderError> {
+        let (from, length) = (self.offset, length.min(self.left()));
+        let begun = self.window.at(from).len().min(length);
+        if length < WINDOW_BYTES / 4 || begun == length {
+            return self.read(length).map(pool::copy);
+        }
+        // Past the window, which would be one more copy of it.
+        let mut buffer = pool::take();
+        buffer.extend_from_slice(&self.window.at(from)[..begun]);
+        buffer.resize(length, 0);
+        let filled = fill(&self.file, &mut buffer[begun..], from + begun as u64, self.unreadable);
+        filled.map_err(|source| FolderError::new("read", &self.path, source))?;
+        Ok(pool::freeze(buffer))
+    }
+
     /// Reads the rest of the segment, which is at most as long as a segment is.
     fn step_over_damage(&mut self) -> Result<Step, FolderError> {
         let (stream, at) = (self.stream, self.at);
-        let rest = self.read(usize::try_from(self.limit - self.offset).unwrap_or(usize::MAX))?;
+        let rest = self.read(self.left())?;
         let step = match recovery::find_next(rest, stream, at) {
             Some((length, head)) => {
                 self.offset += length as u64;
@@ -139,42 +155,55 @@ impl SegmentReader {
                 Step::End { left_bytes }
             }
         };
-        self.window = Window { start: 0, bytes: Vec::new() };
+        self.window = Window::default();
         Ok(step)
     }
 
     /// The next bytes: as many as asked for, or those that are left.
     fn read(&mut self, length: usize) -> Result<&[u8], FolderError> {
-        let left = self.limit.saturating_sub(self.offset);
-        let length = length.min(usize::try_from(left).unwrap_or(usize::MAX));
-        let read = self.window.read(&self.file, self.offset..self.offset + left, length, self.unreadable);
-        read.map_err(|source| FolderError::new("read", &self.path, source))
+        let (from, length, left) = (self.offset, length.min(self.left()), self.left());
+        if self.window.at(from).len() < length {
+            let ahead = length.max(left.min(WINDOW_BYTES));
+            let read = self.window.fill(&self.file, from, ahead, self.unreadable);
+            read.map_err(|source| FolderError::new("read", &self.path, source))?;
+        }
+        Ok(&self.window.at(from)[..length])
+    }
+
+    /// How many bytes of data are left.
+    fn left(&self) -> usize {
+        usize::try_from(self.limit.saturating_sub(self.offset)).unwrap_or(usize::MAX)
     }
 }
 
-/// A part of the file in memory.
+/// A part of the file in memory, which is used again by the next reader.
+#[derive(Default)]
 struct Window {
     start: u64,
     bytes: Vec<u8>,
 }
 
 impl Window {
-    fn read(
-        &mut self,
-        file: &File,
-        rest: std::ops::Range<u64>,
-        length: usize,
-        unreadable: Unreadable,
-    ) -> io::Result<&[u8]> {
-        let end = rest.start + length as u64;
-        if rest.start < self.start || end > self.start + self.bytes.len() as u64 {
-            let ahead = usize::try_from(rest.end - rest.start).unwrap_or(usize::MAX).min(WINDOW_BYTES);
-            self.bytes.resize(length.max(ahead), 0);
-            self.start = rest.start;
-            fill(file, &mut self.bytes, rest.start, unreadable)?;
+    /// What it has from an offset on.
+    fn at(&self, offset: u64) -> &[u8] {
+        let skip = offset.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok());
+        skip.and_then(|skip| self.bytes.get(skip..)).unwrap_or_default()
+    }
+
+    fn fill(&mut self, file: &File, start: u64, length: usize, unreadable: Unreadable) -> io::Result<()> {
+        if self.bytes.capacity() == 0 {
+            self.bytes = pool::take();
         }
-        let skip = usize::try_from(rest.start - self.start).expect("the window begins before and is in memory");
-        Ok(&self.bytes[skip..skip + length])
+        // Nothing is believed to be there before it has been read.
+        self.start = start;
+        self.bytes.resize(length, 0);
+        fill(file, &mut self.bytes, start, unreadable).inspect_err(|_| self.bytes.clear())
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        pool::give(std::mem::take(&mut self.bytes));
     }
 }
 

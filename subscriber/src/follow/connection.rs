@@ -8,7 +8,7 @@ use crate::sockets::{ConnectionError, Dealer, Subscription};
 use bytes::Bytes;
 use feed::block::BLOCK_BYTES_MAX;
 use feed::cursor::{Answer, FeedSocket, Question, Refusal};
-use feed::{Cursor, DecodeError, Fetch, Head, Message, StreamId, Verdict};
+use feed::{Cursor, DecodeError, Fetch, Head, Message, StreamId, Verdict, pool};
 use net::HostPort;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -363,7 +363,7 @@ fn decode(frames: ZmqMessage) -> Result<Message, DecodeError> {
     if !others.is_empty() {
         return Err(DecodeError::Long(others.iter().map(Bytes::len).sum()));
     }
-    Message::decode(if first.len() <= BLOCK_BYTES_MAX { Bytes::copy_from_slice(first) } else { first.clone() })
+    Message::decode(if first.len() <= BLOCK_BYTES_MAX { pool::copy(first) } else { first.clone() })
 }
 
 /// The replay address that a head names. A host that names no interface stands for the one at which
