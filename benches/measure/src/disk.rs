@@ -1,10 +1,10 @@
 //! What the disk can do by itself.
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Advice, Mode, OFlags, fadvise, open};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What is written at once, past the kernel's memory.
@@ -61,4 +61,54 @@ pub fn sync_times(folder: &Path, count: usize, grows: bool) -> io::Result<Vec<f6
     fs::remove_file(path)?;
     times.sort_by(f64::total_cmp);
     Ok(times)
+}
+
+/// Brings files into the kernel's memory.
+///
+/// # Errors
+/// The disk's.
+pub fn warm(files: &[PathBuf]) -> io::Result<()> {
+    let mut buffer = vec![0; DIRECT_BYTES];
+    for path in files {
+        let mut file = File::open(path)?;
+        while file.read(&mut buffer)? > 0 {}
+    }
+    Ok(())
+}
+
+/// Has the kernel forget what it has in memory of files that are on the disk already.
+///
+/// # Errors
+/// The disk's.
+pub fn cool(files: &[PathBuf]) -> io::Result<()> {
+    for path in files {
+        let file = File::open(path)?;
+        file.sync_data()?;
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+    }
+    Ok(())
+}
+
+/// Copies files to one in `folder`, with a sync at the end, and tells how long it took. The copy is gone then.
+///
+/// # Errors
+/// The disk's.
+pub fn copy(files: &[PathBuf], folder: &Path) -> io::Result<Duration> {
+    let path = folder.join("copy");
+    let mut buffer = vec![0; DIRECT_BYTES];
+    let begun = Instant::now();
+    let mut copy = File::create(&path)?;
+    for path in files {
+        let mut file = File::open(path)?;
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                bytes => copy.write_all(&buffer[..bytes])?,
+            }
+        }
+    }
+    copy.sync_data()?;
+    let took = begun.elapsed();
+    fs::remove_file(path)?;
+    Ok(took)
 }

@@ -1,11 +1,13 @@
 //! What the benchmarks have in common: processes that are measured ([`process`]), the ends of the pipeline
-//! that are not the product's own ([`roles`]), records that can be counted ([`records`]), what the disk can do
-//! ([`disk`]), and tables ([`table`]).
+//! that are not the product's own ([`roles`]), records that can be counted ([`records`]), HTTP clients ([`load`]), what
+//! the disk can do ([`disk`]), tables ([`table`]) and what is said meanwhile ([`progress`]).
 //!
 //! Nothing here asserts a time. Whatever goes wrong ends the benchmark with a panic that says what.
 
 pub mod disk;
+pub mod load;
 pub mod process;
+pub mod progress;
 pub mod records;
 pub mod roles;
 pub mod table;

@@ -1,6 +1,11 @@
 //! A process that is measured: the real binary, or one of the [`roles`](crate::roles).
 
+pub use rustix::process::Signal;
+
+use rustix::param::clock_ticks_per_second;
+use rustix::process::{Pid, kill_process};
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -26,6 +31,7 @@ impl Process {
     /// Starts `command` with nothing of this environment but `PATH`, and what the command itself sets, and waits
     /// for its ready lines. Its stderr goes nowhere.
     pub fn start(mut command: Command, ready_lines: usize) -> Self {
+        clean_environment(&mut command);
         let begun = Instant::now();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -83,10 +89,9 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a signal, by its name: `STOP`, `CONT`, `TERM`.
-    pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill -{name} {}", self.pid());
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("the process is there");
     }
 
     /// Its resident memory now, and the most that it has been, in bytes.
@@ -99,8 +104,21 @@ impl Process {
         (field("VmRSS:"), field("VmHWM:"))
     }
 
-    /// The processor time that the threads which it has have used (proc(5), schedstat).
+    /// The processor time that it has used. The threads that it has are counted exactly, by the nanosecond; the
+    /// clock of the process, which goes by hundredths of a second, knows also those that have ended.
     pub fn cpu(&self) -> Duration {
+        self.cpu_of_threads().max(self.cpu_of_process())
+    }
+
+    fn cpu_of_process(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the process is there");
+        // The name is in parentheses, and may have spaces: utime and stime are the 12th and 13th behind it.
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+        let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
+        Duration::from_secs_f64(ticks.sum::<u64>() as f64 / clock_ticks_per_second() as f64)
+    }
+
+    fn cpu_of_threads(&self) -> Duration {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the process is there");
         let of_thread = |task: std::io::Result<fs::DirEntry>| {
             let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
@@ -109,16 +127,20 @@ impl Process {
         Duration::from_nanos(tasks.filter_map(of_thread).sum())
     }
 
-    /// The value of a metric that the daemon at `http` shows, by its whole name with its labels.
+    /// The value of a metric that the daemon at `http` shows: the sum, if it has labels, and 0 before it has any.
     pub fn metric(http: &str, name: &str) -> u64 {
         let page = get(http, "/metrics");
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {page}"))
+        let values = page.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let labels_or_none = rest.starts_with([' ', '{']);
+            labels_or_none.then(|| rest.rsplit_once(' '))?.map(|(_, value)| value)
+        });
+        values.map(|value| value.parse::<u64>().unwrap_or_else(|_| panic!("{name} is {value}"))).sum()
     }
 
     /// SIGTERM, and waits for the end.
     pub fn stop(mut self) {
-        self.signal("TERM");
+        self.signal(Signal::TERM);
         let _ = self.child.wait();
     }
 }
@@ -128,6 +150,13 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Leaves nothing of this environment but `PATH`: what configures the daemons must not come from whoever measures.
+fn clean_environment(command: &mut Command) {
+    let own = command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    let own: Vec<(OsString, OsString)> = own.collect();
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(own);
 }
 
 /// The body of one GET on a connection of its own.

@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `bare-axum` | an axum handler that answers what `/downcase` does, and publishes nothing |
 //! | `appender` | a publisher, as `downpipe publisher` has it, that appends records of its own |
+//! | `frames-out` | a PUB of the zeromq crate, and no disk; see [`frames`] |
+//! | `frames-in` | a SUB that counts what that sends |
 //!
 //! An appender has the options `--journal FOLDER`, `--size BYTES` (of a body), `--together RECORDS` (in one append),
 //! `--retain BYTES`, `--under-way APPENDS` (of numbered records, that wait for the disk at once); it reads commands, a line each, from its stdin, and says a line when one is done:
@@ -13,6 +15,8 @@
 //! - `seconds S`: append for so long; the same.
 //! - `numbered N`: append so many records that have the numbers 0 to N ([`Records`]); the same.
 //! - `journal`: `journal BYTES`, what the journal's segments are long.
+
+mod frames;
 
 use crate::records::Records;
 use axum::extract::RawQuery;
@@ -26,6 +30,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Appends that wait for the disk at once.
@@ -37,9 +43,13 @@ const BODIES: usize = 1024;
 pub fn play() -> bool {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    let one_thread = || Builder::new_current_thread().enable_all().build().expect("a runtime");
     match args.first().map(String::as_str) {
         Some("bare-axum") => runtime().block_on(bare_axum()),
         Some("appender") => runtime().block_on(appender(&args[1..])),
+        // As many threads as the product gives such a socket.
+        Some("frames-out") => one_thread().block_on(frames::send(&args[1..])),
+        Some("frames-in") => one_thread().block_on(frames::receive(&args[1..])),
         _ => return false,
     }
     true
@@ -105,22 +115,28 @@ async fn appender(args: &[String]) {
     let journal = options.journal.clone();
     let together = options.together;
     let running = tokio::spawn(publisher.run(CancellationToken::new()));
-    let (commands, mut incoming) = tokio::sync::mpsc::channel(1);
-    std::thread::spawn(move || {
-        std::io::stdin().lock().lines().map_while(Result::ok).for_each(|line| drop(commands.blocking_send(line)));
-    });
-    while let Some(line) = incoming.recv().await {
+    let mut commands = commands();
+    while let Some(line) = commands.recv().await {
         let (command, number) = line.split_once(' ').unwrap_or((&line, "0"));
-        let number: u64 = number.parse().expect("a number");
+        let number: f64 = number.parse().expect("a number");
         match command {
-            "records" => append(&appender, &bodies, together, number, None).await,
-            "seconds" => append(&appender, &bodies, together, u64::MAX, Some(Duration::from_secs(number))).await,
-            "numbered" => append_numbered(&appender, &options, number).await,
+            "records" => append(&appender, &bodies, together, number as u64, None).await,
+            "seconds" => append(&appender, &bodies, together, u64::MAX, Some(Duration::from_secs_f64(number))).await,
+            "numbered" => append_numbered(&appender, &options, number as u64).await,
             "journal" => println!("journal {}", segments_bytes(&journal)),
             other => panic!("no command {other}"),
         }
     }
     running.abort();
+}
+
+/// The lines of stdin. They end with whoever started this, and so does the role.
+fn commands() -> mpsc::Receiver<String> {
+    let (sender, commands) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        std::io::stdin().lock().lines().map_while(Result::ok).for_each(|line| drop(sender.blocking_send(line)));
+    });
+    commands
 }
 
 fn segments_bytes(journal: &std::path::Path) -> u64 {

@@ -1,5 +1,7 @@
 //! Tables for people: aligned, short, ratios first; the same lines are Markdown.
 
+use crate::progress;
+
 /// A table whose rows are printed as they come.
 pub struct Table {
     widths: Vec<usize>,
@@ -11,6 +13,7 @@ impl Table {
         let mut widths: Vec<_> = columns.iter().map(|column| column.chars().count().max(8)).collect();
         widths[0] = widths[0].max(first);
         let table = Self { widths };
+        progress::clear();
         println!("\n### {title}\n");
         table.row(columns);
         let rules: Vec<_> = table.widths.iter().enumerate().map(|(at, width)| rule(*width, at > 0)).collect();
@@ -20,6 +23,7 @@ impl Table {
 
     /// Prints a row: the first cell to the left, the others to the right.
     pub fn row<S: AsRef<str>>(&self, cells: &[S]) {
+        progress::clear();
         let cell = |(at, width): (usize, &usize)| {
             let text = cells.get(at).map_or("", AsRef::as_ref);
             if at == 0 { format!(" {text:<width$} ") } else { format!(" {text:>width$} ") }
@@ -32,6 +36,21 @@ impl Table {
 fn rule(width: usize, is_right: bool) -> String {
     let dashes = "-".repeat(width + 1);
     if is_right { format!("{dashes}:") } else { format!("{dashes}-") }
+}
+
+/// How often one figure goes into another.
+pub fn ratio(part: f64, of: f64) -> String {
+    match part / of {
+        ratio if !ratio.is_finite() => "-".to_owned(),
+        ratio if ratio >= 100.0 => format!("{ratio:.0}"),
+        ratio if ratio >= 10.0 => format!("{ratio:.1}"),
+        ratio => format!("{ratio:.2}"),
+    }
+}
+
+/// A time of seconds, in milliseconds.
+pub fn millis(seconds: f64) -> String {
+    format!("{:.2} ms", seconds * 1e3)
 }
 
 /// A number per second, in thousands or millions.
