@@ -15,7 +15,7 @@ COPY net/Cargo.toml net/
 COPY publisher/Cargo.toml publisher/
 COPY subscriber/Cargo.toml subscriber/
 RUN for crate in benches/measure benches/peers disk faults feed net publisher subscriber; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
- && mkdir -p src benches/pipeline && echo 'fn main() {}' | tee src/main.rs benches/peers/src/main.rs > benches/pipeline/main.rs \
+ && mkdir -p src benches/pipeline && echo 'fn main() {}' | tee src/main.rs benches/micro.rs benches/peers/src/main.rs > benches/pipeline/main.rs \
  && cargo build --release --locked
 
 COPY src src

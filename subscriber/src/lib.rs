@@ -6,6 +6,9 @@
 //! PUB socket, best effort. Each has a task, the log has one thread, and between them is a queue with a
 //! bound: a slow disk holds the sources back, and TCP their publishers.
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod follow;
 mod http;
 mod link;

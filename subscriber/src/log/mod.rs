@@ -20,7 +20,7 @@ mod gather;
 pub mod index;
 pub(crate) mod names;
 mod open;
-mod pair;
+pub(crate) mod pair;
 mod patience;
 pub(crate) mod positions;
 pub(crate) mod queue;
