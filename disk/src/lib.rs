@@ -13,7 +13,7 @@ use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 
 /// How much is appended before the kernel is told to write it.
-const STEP_BYTES: u64 = 8 * 1024 * 1024;
+const STEP_BYTES: u64 = 2 * 1024 * 1024;
 
 /// How far the kernel has been told to write a file that is appended to.
 #[derive(Debug, Clone, Copy)]

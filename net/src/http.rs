@@ -4,19 +4,25 @@
 //! its graceful shutdown waits for ever for a client that stalls in the middle of one. This is the
 //! same loop over hyper with those three bounds, each named below.
 
+mod heads;
+
 use axum::Router;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
+use futures_util::future::{AbortHandle, AbortRegistration, Abortable, pending};
+use heads::Heads;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use std::collections::HashMap;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -35,31 +41,53 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// [`DRAIN_WAIT_MAX`]. When this returns, no connection is left, and nothing is answered any more.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let connections = GracefulShutdown::new();
-    let hang_up = CancellationToken::new();
-    let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT_MAX).max_buf_size(HEAD_BYTES_MAX);
-
+    let (mut connections, mut stops) = (JoinSet::new(), HashMap::new());
     while let Some(stream) = accept(&listener, &shutdown).await {
-        let Some(slot) = shutdown.run_until_cancelled(slots.clone().acquire_owned()).await else { break };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = connections.watch(server.serve_connection(TokioIo::new(stream), service));
-        let hang_up = hang_up.clone();
-        tokio::spawn(async move {
-            if let Some(Err(error)) = hang_up.run_until_cancelled(connection).await {
-                debug!(%error, "http connection ended");
-            }
-            drop(slot);
-        });
+        let Some(Ok(slot)) = shutdown.run_until_cancelled(slots.clone().acquire_owned()).await else { break };
+        let (stop, stopped) = AbortHandle::new_pair();
+        let connection = serve_connection(stream, router.clone(), stopped, slot);
+        stops.insert(connections.spawn(connection).id(), stop);
+        while let Some(ended) = connections.try_join_next_with_id() {
+            stops.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
+        }
     }
 
     drop(listener);
-    let drained = tokio::time::timeout(DRAIN_WAIT_MAX, connections.shutdown()).await;
-    hang_up.cancel();
-    // Every connection has a slot, so all slots are free when all connections are gone.
-    let _ = slots.acquire_many(CONNECTIONS_MAX as u32).await;
-    if drained.is_err() {
+    stops.values().for_each(AbortHandle::abort);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN_WAIT_MAX, all_ended).await.is_err() {
+        connections.shutdown().await;
         warn!(waited = ?DRAIN_WAIT_MAX, "http clients still had requests open, closed them");
+    }
+}
+
+/// Serves a connection until it ends, a head is late, or it is told to stop and has answered what it has in hand.
+///
+/// How it is told costs nothing while it is not: of the notifications of a token or a channel each look takes a lock, in
+/// each request, that all connections share.
+async fn serve_connection(stream: TcpStream, router: Router, stopped: AbortRegistration, _slot: OwnedSemaphorePermit) {
+    let heads = Heads::new();
+    let mut server = http1::Builder::new();
+    server.timer(heads.clone()).header_read_timeout(HEAD_WAIT_MAX).max_buf_size(HEAD_BYTES_MAX);
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let mut late = pin!(heads.late(HEAD_WAIT_MAX));
+    let mut stopped = Abortable::new(pending::<()>(), stopped);
+    let mut is_told = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    debug!(%error, "http connection ended");
+                }
+                return;
+            }
+            () = &mut late => return debug!("http client sent no request in time"),
+            _ = &mut stopped, if !is_told => {
+                is_told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
     }
 }
 

@@ -55,8 +55,8 @@ struct Inner {
     closed: bool,
     /// The writer waits for anything at all.
     writer_waits: bool,
-    /// The writer waits for more than goes into one block.
-    writer_gathers: bool,
+    /// The writer waits for so many appends.
+    gathers: Option<usize>,
 }
 
 impl Queue {
@@ -70,7 +70,7 @@ impl Queue {
             refusal: None,
             closed: false,
             writer_waits: false,
-            writer_gathers: false,
+            gathers: None,
         };
         Self { bytes_max, inner: Mutex::new(inner), came: Condvar::new() }
     }
@@ -102,7 +102,7 @@ impl Queue {
         inner.push(time_ns, topic, bodies, answer, bytes)?;
         inner.last_time_ns = time_ns;
         inner.bytes += bytes;
-        if inner.writer_waits || (inner.writer_gathers && inner.batches.len() > 1) {
+        if inner.writer_waits || inner.gathers.is_some_and(|appends| inner.has_gathered(appends)) {
             self.came.notify_one();
         }
         Ok(answered)
@@ -122,18 +122,18 @@ impl Queue {
         }
     }
 
-    /// Lets records gather until a time, unless there are more than go into one block.
-    pub(crate) fn gather(&self, until: Instant) {
+    /// Lets appends gather until a time; or until there are so many, or more than go into one block.
+    pub(crate) fn gather(&self, until: Instant, appends: usize) {
         let mut inner = self.lock();
-        inner.writer_gathers = true;
-        while inner.batches.len() < 2 && !inner.closed {
+        inner.gathers = Some(appends);
+        while !inner.has_gathered(appends) && !inner.closed {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
             inner = self.came.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        inner.writer_gathers = false;
+        inner.gathers = None;
     }
 
     /// Gives back what a batch was charged: it has been answered.
@@ -214,6 +214,10 @@ impl Batch {
 }
 
 impl Inner {
+    fn has_gathered(&self, appends: usize) -> bool {
+        self.batches.len() > 1 || self.batches.front().is_some_and(|batch| batch.waiting.len() >= appends)
+    }
+
     fn push<B: AsRef<[u8]>>(
         &mut self,
         time_ns: i64,
@@ -258,6 +262,7 @@ fn now_ns() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
 
     fn take(queue: &Queue) -> Option<Batch> {
         match queue.take(Duration::ZERO) {
@@ -319,6 +324,26 @@ mod tests {
         assert_eq!(queue.append("t", &[&body]).unwrap_err(), AppendError::Record(PushError::Body(body.len())));
         assert!(take(&queue).is_none());
         assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn a_writer_that_gathers_goes_on_with_as_many_as_it_wants_or_more_than_a_block_or_none_to_come() {
+        let queue = Queue::new(u64::MAX, 0);
+        let never = || Instant::now() + Duration::from_secs(600);
+        let append = |bytes| queue.append("t", &[vec![0; bytes]]).unwrap();
+        thread::scope(|scope| {
+            let gathers = scope.spawn(|| queue.gather(never(), 3));
+            let _answers = [append(1), append(1), append(1)];
+            gathers.join().unwrap();
+            queue.gather(Instant::now(), 4);
+            let gathers = scope.spawn(|| queue.gather(never(), 100));
+            let _answers: Vec<_> = (0..5).map(|_| append(250_000)).collect();
+            gathers.join().unwrap();
+            assert_eq!([take(&queue), take(&queue)].map(|batch| batch.unwrap().waiting()), [7, 1]);
+            let gathers = scope.spawn(|| queue.gather(never(), 1));
+            queue.close();
+            gathers.join().unwrap();
+        });
     }
 
     #[test]

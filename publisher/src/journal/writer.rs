@@ -27,9 +27,10 @@ use tracing::{error, info, warn};
 
 /// How often a disk without room is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// The least time from one commit to the next while many wait: what a commit costs is then shared by more.
-const COMMIT_PAUSE: Duration = Duration::from_micros(300);
-/// How many are many.
+/// How long after a commit began the next one waits for as many appends as the last one had: what it costs is
+/// then shared by more.
+const COMMIT_PAUSE: Duration = Duration::from_micros(600);
+/// The fewest appends in a commit that make the next one wait. Who is alone with a few others is not held up.
 const CROWD_MIN: usize = 4;
 /// How much of a segment is filled with zeros at a time.
 const FILL_BYTES: u64 = 256 * 1024;
@@ -114,11 +115,10 @@ impl Writer {
             };
             match self.shared.queue.take(wait) {
                 Taken::Batch(batch) => {
-                    let next = Instant::now() + COMMIT_PAUSE;
-                    let is_crowded = batch.waiting() >= CROWD_MIN;
+                    let (next, waiting) = (Instant::now() + COMMIT_PAUSE, batch.waiting());
                     self.commit(batch, outlet);
-                    if is_crowded {
-                        self.shared.queue.gather(next);
+                    if waiting >= CROWD_MIN {
+                        self.shared.queue.gather(next, waiting);
                     }
                 }
                 Taken::Idle => self.idle(outlet),
