@@ -23,10 +23,17 @@ pub fn take() -> Vec<u8> {
     spare().pop().unwrap_or_default()
 }
 
-/// What a buffer holds. Its memory is used again once the last copy is dropped; or at once, if the buffer has more than
-/// twice the room that it needs: then the bytes are copied, so that they hold no more than that.
+/// An empty buffer with room for `bytes`, and not much more.
+pub fn take_for(bytes: usize) -> Vec<u8> {
+    let mut spare = spare();
+    let fit = spare.iter().position(|buffer| buffer.capacity() >= bytes && fits(buffer.capacity(), bytes));
+    fit.map_or_else(|| Vec::with_capacity(bytes), |at| spare.swap_remove(at))
+}
+
+/// What a buffer holds. Its memory is used again once the last copy is dropped; or at once, if the buffer has much more
+/// room than it needs: then the bytes are copied, so that they never hold more than a third beside themselves.
 pub fn freeze(buffer: Vec<u8>) -> Bytes {
-    if buffer.len() < LONG_BYTES || buffer.len() < buffer.capacity() / 2 {
+    if buffer.len() < LONG_BYTES || !fits(buffer.capacity(), buffer.len()) {
         let bytes = Bytes::copy_from_slice(&buffer);
         give(buffer);
         return bytes;
@@ -39,9 +46,13 @@ pub fn copy(bytes: &[u8]) -> Bytes {
     if bytes.len() < LONG_BYTES {
         return Bytes::copy_from_slice(bytes);
     }
-    let mut buffer = take();
+    let mut buffer = take_for(bytes.len());
     buffer.extend_from_slice(bytes);
     freeze(buffer)
+}
+
+fn fits(capacity: usize, bytes: usize) -> bool {
+    capacity / 4 * 3 <= bytes
 }
 
 /// Takes a buffer back.

@@ -124,7 +124,7 @@ impl Search<'_> {
 }
 
 /// Whether bytes are what a file holds where nothing was written: zeros, or nothing at all.
-pub fn is_zero(bytes: &[u8]) -> bool {
+fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|&byte| byte == 0)
 }
 

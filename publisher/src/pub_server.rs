@@ -115,8 +115,10 @@ impl PubServer {
     /// Waits until a subscriber is connected.
     pub(crate) async fn subscriber_connected(&self) {
         let mut connections = self.connections.clone();
-        // The sender lives as long as the socket.
-        let _ = connections.wait_for(|connections| connections.open > 0).await;
+        if connections.wait_for(|connections| connections.open > 0).await.is_err() {
+            // The socket is gone: nobody will be.
+            std::future::pending().await
+        }
     }
 
     /// Waits until the subscribers' connections have taken all that was charged, for at most `wait`.

@@ -1,16 +1,15 @@
 //! What no commit has to wait for: the index of a segment that was sealed, and the removal of what is not kept.
 //!
-//! To remove a file takes the file system milliseconds, and an index is synced; so a thread of its own does it,
-//! at most [`CHORES_MAX`] segments behind. Readers need neither: an index is only a hint, and what is
+//! To remove a file takes the file system milliseconds, and an index is synced; so a thread of its own does it, a few
+//! segments behind at most. Readers need neither: an index is in memory until it is on the disk, and what is
 //! retired is taken from the catalog first.
 
 use crate::journal::catalog::Sealed;
 use crate::journal::{Options, Shared};
-use feed::Index;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SendError, SyncSender, TrySendError, sync_channel};
 use std::thread::{Builder, Scope};
 use std::time::{Duration, SystemTime};
 use tracing::warn;
@@ -20,8 +19,9 @@ const CHORES_MAX: usize = 1;
 
 /// Something to be done.
 pub(super) enum Chore {
-    /// Writes the index of the segment that begins with this number; and removes what is not kept.
-    Sealed(u64, Index),
+    /// Writes the index of the segment that begins with this number, which is among those that are not written yet;
+    /// and removes what is not kept.
+    Sealed(u64),
     /// Removes what is not kept.
     Retire,
 }
@@ -58,10 +58,18 @@ impl Keeper {
 
     /// Has something done.
     pub(super) fn take(&self, chore: Chore) {
-        // The thread ends only with the keeper.
-        match &self.chores {
-            Some(chores) => drop(chores.send(chore)),
-            None => self.work.perform(&chore),
+        let left = match (&self.chores, &chore) {
+            (None, _) => Some(chore),
+            // One that waits does as much.
+            (Some(chores), Chore::Retire) => match chores.try_send(chore) {
+                Ok(()) | Err(TrySendError::Full(_)) => None,
+                Err(TrySendError::Disconnected(chore)) => Some(chore),
+            },
+            (Some(chores), Chore::Sealed(_)) => chores.send(chore).err().map(|SendError(chore)| chore),
+        };
+        // It has no thread, or not any more: a defect.
+        if let Some(chore) = left {
+            self.work.perform(&chore);
         }
     }
 }
@@ -72,10 +80,20 @@ impl Work {
     }
 
     fn perform(&self, chore: &Chore) {
-        if let Chore::Sealed(first, index) = chore {
-            self.shared.write_index(&self.shared.folder.index(*first), index);
+        if let Chore::Sealed(first) = chore {
+            self.write_index(*first);
         }
         self.retire();
+    }
+
+    fn write_index(&self, first: u64) {
+        // What is retired meanwhile needs none. Nobody else removes anything.
+        let is_kept = self.shared.catalog().sealed.iter().any(|sealed| sealed.start.next == first);
+        let index = self.shared.unwritten().get(&first).cloned();
+        if let Some(index) = index.filter(|_| is_kept) {
+            self.shared.write_index(&self.shared.folder.index(first), &index);
+        }
+        self.shared.unwritten().remove(&first);
     }
 
     /// Removes the oldest segments while there is more than is to be kept, or they are too old.

@@ -33,9 +33,10 @@ use crate::Name;
 use catalog::Catalog;
 use faults::Faults;
 use feed::block::{PAYLOAD_BYTES_MAX, PushError, RECORDS_MAX};
-use feed::{Block, Position, StreamId};
+use feed::{Block, Index, Position, StreamId};
 use folder::Folder;
 use queue::Queue;
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,6 +154,8 @@ pub(crate) struct Shared {
     name: Name,
     queue: Queue,
     catalog: Mutex<Catalog>,
+    /// Indexes of segments that were just sealed, by their first numbers, until they are on the disk.
+    unwritten: Mutex<HashMap<u64, Arc<Index>>>,
     health: Mutex<Health>,
     /// When the commit that is being made began, in microseconds since `opened`, plus one; 0 if there is none.
     commit_since: AtomicU64,
@@ -323,6 +326,10 @@ impl Shared {
     fn catalog(&self) -> MutexGuard<'_, Catalog> {
         // Changed in steps that do not panic.
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unwritten(&self) -> MutexGuard<'_, HashMap<u64, Arc<Index>>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {

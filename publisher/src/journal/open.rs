@@ -120,6 +120,7 @@ pub(super) fn open(options: Options) -> Result<Writer, JournalError> {
         name,
         queue: Queue::new(options.queue_bytes, plan.header.last_time_ns),
         catalog: Mutex::new(catalog),
+        unwritten: Mutex::default(),
         health: Mutex::new(Health::Waiting("it is not open yet".into())),
         commit_since: AtomicU64::new(0),
         opened: Instant::now(),

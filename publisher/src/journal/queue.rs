@@ -11,8 +11,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
-/// What an append costs beside its bytes: who waits for it.
+/// What an append costs beside its records: who waits for it.
 const APPEND_OVERHEAD_BYTES: u64 = 128;
+/// What a record costs beside its bytes: lengths and time.
+const RECORD_OVERHEAD_BYTES: u64 = 8;
 
 /// Tells who appended: the sequence number of what was, or why there is none.
 type Answer = oneshot::Sender<Result<u64, AppendError>>;
@@ -92,9 +94,9 @@ impl Queue {
             return Err(AppendError::Unavailable(reason.clone()));
         }
         let bytes: usize = bodies.iter().map(|body| topic.len() + body.as_ref().len()).sum();
-        let bytes = bytes as u64 + APPEND_OVERHEAD_BYTES;
+        let bytes = bytes as u64 + bodies.len() as u64 * RECORD_OVERHEAD_BYTES + APPEND_OVERHEAD_BYTES;
         if inner.bytes + bytes > self.bytes_max {
-            inner.refused += 1;
+            inner.refused += bodies.len() as u64;
             return Err(AppendError::QueueFull(self.bytes_max));
         }
         let time_ns = now_ns().max(inner.last_time_ns);
@@ -102,7 +104,7 @@ impl Queue {
         inner.push(time_ns, topic, bodies, answer, bytes)?;
         inner.last_time_ns = time_ns;
         inner.bytes += bytes;
-        if inner.writer_waits || inner.gathers.is_some_and(|appends| inner.has_gathered(appends)) {
+        if inner.writer_waits || inner.gathers.is_some_and(|appends| self.has_gathered(&inner, appends)) {
             self.came.notify_one();
         }
         Ok(answered)
@@ -122,11 +124,12 @@ impl Queue {
         }
     }
 
-    /// Lets appends gather until a time; or until there are so many, or more than go into one block.
+    /// Lets appends gather until a time; or until there are so many, or more than go into one block, or the queue is
+    /// half full.
     pub(crate) fn gather(&self, until: Instant, appends: usize) {
         let mut inner = self.lock();
         inner.gathers = Some(appends);
-        while !inner.has_gathered(appends) && !inner.closed {
+        while !self.has_gathered(&inner, appends) && !inner.closed {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -134,6 +137,11 @@ impl Queue {
             inner = self.came.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         inner.gathers = None;
+    }
+
+    fn has_gathered(&self, inner: &Inner, appends: usize) -> bool {
+        let first = inner.batches.front().map_or(0, |batch| batch.waiting.len());
+        first >= appends || inner.batches.len() > 1 || inner.bytes > self.bytes_max / 2
     }
 
     /// Gives back what a batch was charged: it has been answered.
@@ -214,10 +222,6 @@ impl Batch {
 }
 
 impl Inner {
-    fn has_gathered(&self, appends: usize) -> bool {
-        self.batches.len() > 1 || self.batches.front().is_some_and(|batch| batch.waiting.len() >= appends)
-    }
-
     fn push<B: AsRef<[u8]>>(
         &mut self,
         time_ns: i64,
@@ -282,9 +286,9 @@ mod tests {
 
     #[test]
     fn the_bound_holds_until_the_answer() {
-        let queue = Queue::new(2 * (APPEND_OVERHEAD_BYTES + 5), 0);
+        let queue = Queue::new(2 * (APPEND_OVERHEAD_BYTES + RECORD_OVERHEAD_BYTES + 5), 0);
         let _answers = [queue.append("t", &[b"body"]).unwrap(), queue.append("t", &[b"body"]).unwrap()];
-        assert_eq!(queue.append("t", &[b""]).unwrap_err(), AppendError::QueueFull(266));
+        assert_eq!(queue.append("t", &[b""]).unwrap_err(), AppendError::QueueFull(282));
         let batch = take(&queue).unwrap();
         assert!(queue.append("t", &[b""]).is_err(), "it is not durable yet");
         queue.done(batch.bytes());

@@ -286,12 +286,15 @@ impl<'a> Walk<'a> {
 
 impl Shared {
     /// The index of a sealed segment, made anew if it is not there or not right.
-    fn sealed_index(&self, extent: &Extent) -> Option<Index> {
+    fn sealed_index(&self, extent: &Extent) -> Option<Arc<Index>> {
+        if let Some(index) = self.unwritten().get(&extent.start.next) {
+            return Some(index.clone());
+        }
         let path = self.folder.index(extent.start.next);
         let kept = self.read_index(&path).ok().and_then(|bytes| Index::decode(&bytes).ok());
         match kept {
-            Some(index) if index.stream == self.stream && index.segment_bytes == extent.bytes => Some(index),
-            _ => self.rebuild_index(extent, &path),
+            Some(index) if index.stream == self.stream && index.segment_bytes == extent.bytes => Some(Arc::new(index)),
+            _ => self.rebuild_index(extent, &path).map(Arc::new),
         }
     }
 

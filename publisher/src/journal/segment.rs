@@ -130,7 +130,7 @@ impl SegmentReader {
             return self.read(length).map(pool::copy);
         }
         // Past the window, which would be one more copy of it.
-        let mut buffer = pool::take();
+        let mut buffer = pool::take_for(length);
         buffer.extend_from_slice(&self.window.at(from)[..begun]);
         buffer.resize(length, 0);
         let filled = fill(&self.file, &mut buffer[begun..], from + begun as u64, self.unreadable);
@@ -176,7 +176,7 @@ impl SegmentReader {
     }
 }
 
-/// A part of the file in memory, which is used again by the next reader.
+/// A part of the file in memory, which is used again by other readers if it is no longer than a block.
 #[derive(Default)]
 struct Window {
     start: u64,

@@ -243,6 +243,10 @@ impl Writer {
                 self.answer(batch, &block);
                 outlet.committed(&block);
                 self.pass("feed.after");
+                if let State::Writing(file) = &self.state {
+                    let bytes = self.shared.catalog().active.bytes;
+                    self.behind.synced(file, bytes);
+                }
             }
             Err(CommitError::Refused(reason, retry)) => {
                 // Who is refused finds that the journal says so.
@@ -310,7 +314,6 @@ impl Writer {
             let gone = io::Error::new(io::ErrorKind::NotFound, "somebody has removed it");
             return Err(CommitError::Failed(failed("keep", &gone)));
         }
-        self.behind.advance(&file, end + block.bytes().len() as u64);
         self.shared.catalog().active.push(block);
         self.pass("commit.synced");
         Ok(())
@@ -340,10 +343,13 @@ impl Writer {
 
     /// Ends the active file behind its last block.
     fn trim(&self) {
-        let active = &self.shared.catalog().active;
-        if let (Some(file), true) = (&active.file, self.file_bytes > active.bytes) {
+        let (file, bytes) = {
+            let active = &self.shared.catalog().active;
+            (active.file.clone(), active.bytes)
+        };
+        if let Some(file) = file.filter(|_| self.file_bytes > bytes) {
             // Zeros that stay are no damage.
-            let _ = file.set_len(active.bytes);
+            let _ = file.set_len(bytes);
         }
     }
 
@@ -359,6 +365,8 @@ impl Writer {
         let steps = ["seal.created", "seal.synced", "seal.renamed"];
         let path = folder.segment(sealed.end.next);
         let file = Arc::new(folder.replace(&path, steps, |file| file.write_all_at(&header.encode(), 0))?);
+        let index = Index { stream: shared.stream, segment_bytes: sealed.bytes, entries: sealed.index };
+        shared.unwritten().insert(sealed.start.next, Arc::new(index));
         {
             let mut catalog = shared.catalog();
             catalog.active = Active { file: Some(file.clone()), ..Active::new(&header) };
@@ -367,8 +375,7 @@ impl Writer {
         }
         self.state = State::Writing(file);
         (self.file_bytes, self.behind) = (FIRST_BLOCK, WriteBehind::new(KEEP_BYTES));
-        let index = Index { stream: shared.stream, segment_bytes: sealed.bytes, entries: sealed.index };
-        self.keeper.take(Chore::Sealed(sealed.start.next, index));
+        self.keeper.take(Chore::Sealed(sealed.start.next));
         folder.at("seal.done", folder.path())
     }
 

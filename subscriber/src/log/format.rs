@@ -132,12 +132,14 @@ impl Renderer {
     /// What the lines have in common is written once for all that have one topic.
     pub(crate) fn block(&mut self, block: &Block, name: &str, received: DateTime<Utc>, out: &mut Vec<u8>) {
         let mut prefix = std::mem::take(&mut self.prefix);
-        let mut topic = None;
+        prefix.clear();
+        self.common(name, received, &mut prefix);
+        let (common, mut topic) = (prefix.len(), None);
         for record in block.records() {
             if topic != Some(record.topic) {
                 topic = Some(record.topic);
-                prefix.clear();
-                self.prefix(name, record.topic, received, &mut prefix);
+                prefix.truncate(common);
+                self.topic(record.topic, &mut prefix);
             }
             let published = || DateTime::from_timestamp_nanos(record.time_ns);
             match (self.format, self.stamp) {
@@ -165,8 +167,8 @@ impl Renderer {
         self.prefix = prefix;
     }
 
-    /// What stands in front of the bodies of records of one topic, in JSON between the time and the sequence.
-    fn prefix(&mut self, name: &str, topic: &str, received: DateTime<Utc>, prefix: &mut Vec<u8>) {
+    /// What the lines of a block have in common in front of the topic; in JSON behind the time of publishing.
+    fn common(&mut self, name: &str, received: DateTime<Utc>, prefix: &mut Vec<u8>) {
         match self.format {
             Format::Text => {
                 if self.stamp == Stamp::Received {
@@ -175,14 +177,25 @@ impl Renderer {
                 prefix.push(b' ');
                 escape_topic(name.as_bytes(), Style::Field, prefix);
                 prefix.push(b'/');
-                escape_topic(topic.as_bytes(), Style::Field, prefix);
-                prefix.push(b' ');
             }
             Format::Json => {
                 prefix.extend_from_slice(b"\",\"observed_timestamp\":\"");
                 self.time(received, prefix);
                 prefix.extend_from_slice(b"\",\"source\":\"");
                 escape_topic(name.as_bytes(), Style::Json, prefix);
+            }
+            Format::Article => {}
+        }
+    }
+
+    /// The topic, and what stands between it and the body, in JSON the sequence.
+    fn topic(&self, topic: &str, prefix: &mut Vec<u8>) {
+        match self.format {
+            Format::Text => {
+                escape_topic(topic.as_bytes(), Style::Field, prefix);
+                prefix.push(b' ');
+            }
+            Format::Json => {
                 json_topic(topic.as_bytes(), prefix);
                 prefix.extend_from_slice(b"\",\"seq\":");
             }

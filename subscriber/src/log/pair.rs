@@ -16,6 +16,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+/// What stays in the kernel's memory of the text, for those who follow it, in bytes.
+const KEEP_BYTES: u64 = 16 * 1024 * 1024;
+
 /// Entries and their texts on the way to the files.
 #[derive(Default)]
 pub(crate) struct Batch {
@@ -127,7 +130,7 @@ impl Pair {
             ends,
             synced,
             faults,
-            behind: WriteBehind::new(0),
+            behind: WriteBehind::new(KEEP_BYTES),
             encoded: Vec::new(),
         }
     }
@@ -151,7 +154,7 @@ impl Pair {
         self.pass("log.text.after")?;
         self.ends.index += self.encoded.len() as u64;
         self.ends.text += batch.text.len() as u64;
-        self.behind.advance(&self.log, self.ends.text);
+        self.behind.appended(&self.log, self.ends.text);
         Ok(())
     }
 
