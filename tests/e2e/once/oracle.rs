@@ -4,8 +4,10 @@
 //! long to wait, and what a power cut has left.
 
 use crate::collector::{Stream, crc32c};
+use crate::harness::eventually;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// A line of the text format: `TIME SOURCE/TOPIC body`.
@@ -30,8 +32,7 @@ impl Logged {
     #[track_caller]
     pub(super) fn read(folder: &Path) -> Self {
         let mut logged = Self { lines: Vec::new(), own: Vec::new() };
-        for path in files(folder) {
-            let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        for (path, text) in texts(folder) {
             assert!(text.is_empty() || text.ends_with('\n'), "{} ends in the middle of a line", path.display());
             for line in text.lines() {
                 logged.add(line).unwrap_or_else(|what| panic!("{what} in {}: {line:?}", path.display()));
@@ -84,6 +85,20 @@ fn is_time(text: &str) -> bool {
     const FORM: &[u8] = b"0000-00-00T00:00:00.000000Z";
     let fits = |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
     text.len() == FORM.len() && text.as_bytes().iter().zip(FORM).all(fits)
+}
+
+/// The texts of the files of a log, which may be rotated meanwhile: then it is looked again, or one would be left out.
+#[track_caller]
+fn texts(folder: &Path) -> Vec<(PathBuf, String)> {
+    eventually("the log is read between two rotations", || {
+        let listed = files(folder);
+        let read = |path: &PathBuf| fs::read_to_string(path).map(|text| (path.clone(), text));
+        match listed.iter().map(read).collect::<Result<_, _>>() {
+            Ok(texts) => (files(folder) == listed).then_some(texts),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => panic!("{}: {error}", folder.display()),
+        }
+    })
 }
 
 /// The files of the log in `folder`, oldest first. Those that were set aside have their number like the others.
