@@ -9,6 +9,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use feed::{Block, BlockBuilder, Position, StreamId};
 use measure::median;
+use measure::roles::publisher_config;
 use measure::table::{Table, ratio};
 use publisher::{Config, Publisher};
 use rustix::fs::statfs;
@@ -223,23 +224,11 @@ fn log(suite: &mut Suite, folder: &Path, bodies: &Bodies) {
 
 /// A publisher in memory that nobody follows.
 fn config(folder: &Path) -> Config {
-    let any = || "tcp://127.0.0.1:0".parse().expect("an endpoint");
     Config {
-        http: "127.0.0.1:0".parse().expect("an address"),
-        plain: any(),
-        feed: any(),
-        replay: any(),
-        advertise_replay: None,
-        journal: folder.join("journal"),
-        name: None,
-        retain_bytes: KEPT_BYTES,
-        retain_age: None,
         segment_bytes: KEPT_BYTES / 2,
         append_queue_bytes: KEPT_BYTES,
-        new_stream: false,
         live_budget_bytes: KEPT_BYTES,
         replay_budget_bytes: KEPT_BYTES,
-        peer_timeout: Duration::from_secs(10),
-        faults: faults::Faults::default(),
+        ..publisher_config(folder.join("journal"), KEPT_BYTES)
     }
 }

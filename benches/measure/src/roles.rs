@@ -102,7 +102,8 @@ impl Options {
 
 async fn appender(args: &[String]) {
     let options = Options::parse(args);
-    let publisher = Publisher::bind(config(&options)).await.expect("a publisher");
+    let publisher =
+        Publisher::bind(publisher_config(options.journal.clone(), options.retain)).await.expect("a publisher");
     println!(
         "ready publisher http={} plain=tcp://{} feed=tcp://{} replay=tcp://{}",
         publisher.http_address(),
@@ -216,7 +217,8 @@ fn bodies(size: usize) -> Vec<Vec<u8>> {
     (0..count).map(body).collect()
 }
 
-fn config(options: &Options) -> Config {
+/// A publisher on free ports of loopback, with its journal in a folder, and else as `downpipe publisher` has it by default.
+pub fn publisher_config(journal: PathBuf, retain_bytes: u64) -> Config {
     let any = || "tcp://127.0.0.1:0".parse().expect("an endpoint");
     Config {
         http: "127.0.0.1:0".parse().expect("an address"),
@@ -224,9 +226,9 @@ fn config(options: &Options) -> Config {
         feed: any(),
         replay: any(),
         advertise_replay: None,
-        journal: options.journal.clone(),
+        journal,
         name: None,
-        retain_bytes: options.retain,
+        retain_bytes,
         retain_age: None,
         segment_bytes: ByteSize::mib(32).0,
         append_queue_bytes: ByteSize::mib(16).0,

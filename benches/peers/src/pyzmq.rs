@@ -8,7 +8,6 @@ use measure::process::Process;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 pub(crate) const CONTESTANT: Contestant = Contestant {
     name: "pyzmq",
@@ -28,13 +27,7 @@ fn run(turn: &Turn) -> Outcome {
     let (output, feeder) = (turn.output(), Feeder::bind());
     let mut subscriber = python(turn.data);
     subscriber.arg(script).arg(&feeder.endpoint).arg(output.file());
-    let subscriber = Process::start(subscriber, 0);
-    feeder.wait_for_subscriber();
-    let begun = Instant::now();
-    feeder.feed(turn.records, turn.size);
-    let took = output.complete(turn.records) - begun;
-    drop(subscriber);
-    turn.outcome(took, &output)
+    turn.feed(&feeder, Process::start(subscriber, 0), &output)
 }
 
 fn lacks(setting: &Setting) -> Option<Lack> {

@@ -1,13 +1,15 @@
 //! What a contestant is, and one turn of it.
 
+use crate::feeder::Feeder;
 use crate::install::Lack;
 use crate::options::Options;
 use crate::output::Output;
 use anyhow::{Context, Result, ensure};
+use measure::process::Process;
 use measure::records::{Records, Tally};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Records that wait for their acknowledgement at once, where each has one.
@@ -67,6 +69,16 @@ impl Turn<'_> {
     /// Where the lines go.
     pub(crate) fn output(&self) -> Output {
         Output::new(self.folder.join("log"))
+    }
+
+    /// Feeds a process that subscribes, until what it writes is complete.
+    pub(crate) fn feed(&self, feeder: &Feeder, subscriber: Process, output: &Output) -> Outcome {
+        feeder.wait_for_subscriber();
+        let begun = Instant::now();
+        feeder.feed(self.records, self.size);
+        let took = output.complete(self.records) - begun;
+        drop(subscriber);
+        self.outcome(took, output)
     }
 
     /// What came of it, by what is in the files now.

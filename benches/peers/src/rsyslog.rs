@@ -9,7 +9,6 @@ use measure::process::Process;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 pub(crate) const CONTESTANT: Contestant = Contestant {
     name: "rsyslog",
@@ -29,13 +28,7 @@ fn run(turn: &Turn) -> Outcome {
     let configuration = configure(turn.folder, &feeder.endpoint, &output);
     let mut daemon = Command::new(find(PROGRAM).expect("it is installed"));
     daemon.arg("-n").arg("-f").arg(configuration).arg("-i").arg(turn.folder.join("rsyslogd.pid"));
-    let daemon = Process::start(daemon, 0);
-    feeder.wait_for_subscriber();
-    let begun = Instant::now();
-    feeder.feed(turn.records, turn.size);
-    let took = output.complete(turn.records) - begun;
-    drop(daemon);
-    turn.outcome(took, &output)
+    turn.feed(&feeder, Process::start(daemon, 0), &output)
 }
 
 /// A configuration of our own. `>` has imczmq connect, and the one empty topic is everything. The template takes the
